@@ -1,0 +1,58 @@
+import type { Report } from '../lib/report.ts';
+import { type Summary, summarize } from '../lib/stats.ts';
+import { APPLICATIONS, type Application, deploymentOf, NODE, QUICK } from './applications.ts';
+import { ownNodes, processes, processesOfPod, rssBytes } from './processes.ts';
+import type { Stage } from './stage.ts';
+import { restoredMs } from './timelines.ts';
+
+const LIMIT_MS = 60;
+const AIM_MS = 30;
+/** Memory that the pod may have, for each byte that is resident of its application. */
+const SPARE = 1.2;
+const MIB = 2 ** 20;
+const ROUNDS_FACTOR = 0.8;
+const nameOf = ({ name }: Application) => `answer-${name}`;
+const TIGHT = 'answer-tight';
+
+export async function prepareAnswers(stage: Stage): Promise<void> {
+  for (const application of APPLICATIONS)
+    await stage.space.apply(deploymentOf(application, { name: nameOf(application), enabled: true, properties: QUICK }));
+  for (const application of APPLICATIONS) await stage.makeSnapshot(nameOf(application));
+}
+
+/** From the slot's hello until the readiness check was answered, as the agents say it: one restore at a time. */
+export async function firstAnswers(stage: Stage, report: Report, rounds: number): Promise<void> {
+  const count = Math.ceil(rounds * ROUNDS_FACTOR);
+  const found: [string, Summary][] = [];
+  for (const application of APPLICATIONS) found.push([application.name, await restores(stage, nameOf(application), count)]);
+  report.header("the slot's hello until the first answer");
+  for (const [name, summary] of found) report.times(name, summary);
+  for (const [name, { p50 }] of found) report.figure(`${name}: first answer`, p50, LIMIT_MS, 'lower', 'ms', AIM_MS);
+}
+
+/** The same where the pod may use half a processor, and little more memory than it has. */
+export async function tightAnswers(stage: Stage, report: Report, rounds: number): Promise<void> {
+  if (!ownNodes) return report.say('\ntight limits: left out, since processes of this cluster cannot be looked at from here');
+  const plain = await stage.startOne(nameOf(NODE));
+  const { application } = processesOfPod(plain.pod.metadata?.uid ?? '', await processes());
+  const resident = await rssBytes(application);
+  await stage.clear(nameOf(NODE));
+  const memory = `${Math.ceil((resident * SPARE) / MIB)}Mi`;
+  const resources = { requests: { cpu: '10m', memory: '32Mi' }, limits: { cpu: '500m', memory } };
+  await stage.space.apply(deploymentOf(NODE, { name: TIGHT, enabled: true, properties: QUICK, resources }));
+  await stage.makeSnapshot(TIGHT);
+  const summary = await restores(stage, TIGHT, Math.ceil(rounds * ROUNDS_FACTOR));
+  report.header(`the same, limited to half a processor and ${memory}`);
+  report.times(NODE.name, summary);
+  report.figure(`${NODE.name}: first answer within tight limits`, summary.p50, LIMIT_MS, 'lower', 'ms', AIM_MS);
+}
+
+async function restores(stage: Stage, app: string, count: number): Promise<Summary> {
+  const times: number[] = [];
+  for (let i = 0; i < count; i++) {
+    times.push(restoredMs(await stage.startOne(app, 'told')));
+    await stage.resize(app, 0);
+  }
+  await stage.untilNone(app);
+  return summarize(times);
+}

@@ -1,0 +1,67 @@
+// How soon pods of a real Kubernetes are Ready and answer: restored, beside empty pods and cold starts; autoscaling, waking from zero, and what parked pods cost.
+import { parseArgs } from 'node:util';
+import { bringUp, foreign, installed, isUp, stateOf, takeDown } from '../../test/cluster/fixture/cluster.ts';
+import { machineFacts } from '../lib/machine.ts';
+import { Report } from '../lib/report.ts';
+import { firstAnswers, prepareAnswers, tightAnswers } from './answers.ts';
+import { policy, QUICK } from './applications.ts';
+import { autoscaling, prepareAutoscaling } from './autoscaling.ts';
+import { Caller } from './caller.ts';
+import { parked } from './parked.ts';
+import { manyAtOnce, oneMore, prepareReadiness } from './readiness.ts';
+import { Stage } from './stage.ts';
+import { prepareWaking, waking } from './waking.ts';
+
+const ROUNDS = 12;
+const PARTS = ['ready', 'burst', 'answers', 'tight', 'autoscaling', 'waking', 'parked'] as const;
+
+const { values: options } = parseArgs({
+  options: {
+    json: { type: 'boolean', default: false },
+    rounds: { type: 'string', default: String(ROUNDS) },
+    parts: { type: 'string', default: PARTS.join(',') },
+    // What runs in the cluster already is measured, whatever the work tree has.
+    'as-is': { type: 'boolean', default: false },
+  },
+});
+const rounds = Number(options.rounds);
+const chosen = options.parts.split(',');
+const unknown = chosen.filter((part) => !PARTS.some((known) => known === part));
+if (unknown.length > 0) throw new Error(`there is no part ${unknown.join(', ')}: choose of ${PARTS.join(', ')}`);
+const has = (...parts: (typeof PARTS)[number][]) => parts.some((part) => chosen.includes(part));
+
+let versions = {};
+const report = new Report({ name: 'pods', json: options.json });
+const ranBefore = foreign || (await isUp());
+if (!options['as-is']) await bringUp((line) => report.say(line));
+try {
+  await installed();
+  await using stage = await Stage.open();
+  // What is ended early leaves nothing behind either.
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stage.space.remove().finally(() => process.exit(1)));
+  versions = await stage.versions();
+  const caller = new Caller(stage);
+  try {
+    await stage.space.apply(policy(QUICK, ['cr.checkpoint.verify=first-restore', 'cr.checkpoint.allowSharedRandom=true']));
+    await Promise.all([
+      has('ready', 'burst') && prepareReadiness(stage),
+      has('answers', 'tight') && prepareAnswers(stage),
+      has('autoscaling') && prepareAutoscaling(stage),
+      has('waking') && prepareWaking(stage),
+      has('autoscaling', 'waking') && caller.start(),
+    ]);
+    if (has('ready')) await oneMore(stage, report, rounds);
+    if (has('burst')) await manyAtOnce(stage, report);
+    if (has('answers')) await firstAnswers(stage, report, rounds);
+    if (has('tight')) await tightAnswers(stage, report, rounds);
+    if (has('autoscaling')) await autoscaling(stage, caller, report);
+    if (has('waking')) await waking(stage, caller, report, rounds);
+    if (has('parked')) await parked(stage, report);
+  } catch (error) {
+    report.say(await stateOf(stage.space.name));
+    throw error;
+  }
+} finally {
+  if (!ranBefore) await takeDown();
+}
+process.exitCode = report.end({ ...(await machineFacts()), ...versions });

@@ -1,0 +1,71 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Report } from '../lib/report.ts';
+import { median } from '../lib/stats.ts';
+import { deploymentOf, NODE, policy } from './applications.ts';
+import { cpuSeconds, ownNodes, processes, processesOfPod, pssBytes } from './processes.ts';
+import type { Stage } from './stage.ts';
+
+const MIB = 2 ** 20;
+const HALF = 50;
+/** Until new pods make no more work. */
+const SETTLE_MS = 5_000;
+const LOOK_MS = 10_000;
+
+/** What pods cost in which nothing runs: memory of each, and processor time of a hundred with what asks whether they are ready. */
+export async function parked(stage: Stage, report: Report): Promise<void> {
+  if (!ownNodes) return report.say('\nparked pods: left out, since processes of this cluster cannot be looked at from here');
+  const annotations = { 'rekindle.dev/mode': 'on-demand' };
+  const common = { enabled: true, properties: 'parked', annotations };
+  await stage.space.apply(
+    // None is to be the first of its kind.
+    policy('parked', ['cr.restore.cold=nobody asks for it', 'cr.pool.max=100']),
+    deploymentOf(NODE, { ...common, name: 'parked-asked' }),
+    deploymentOf(NODE, { ...common, name: 'parked-unasked', probed: false }),
+  );
+  const idle = await busy();
+  await stage.scaleOut('parked-unasked', HALF);
+  const unasked = await busy();
+  const pods = await stage.scaleOut('parked-asked', HALF);
+  const asked = await busy();
+
+  const all = await processes();
+  const memory = await Promise.all(pods.map(({ pod }) => memoryOf(pod.metadata?.uid ?? '', all)));
+  await Promise.all(['parked-unasked', 'parked-asked'].map((app) => stage.clear(app)));
+  report.say();
+  report.say(`a parked pod, median of ${HALF}: MiB of memory (each process with its part of what it shares)`);
+  for (const part of ['shims', 'pauses', 'slots', 'all'] as const)
+    report.say(`  ${part.padEnd(10)} ${(median(memory.map((one) => one[part])) / MIB).toFixed(2).padStart(8)}`);
+  report.say();
+  report.say(`milliseconds of processor time per second      none   ${HALF} without a probe   ${HALF} more, asked every second`);
+  for (const who of WHO) {
+    const row = [idle, unasked, asked].map((times) => (times[who] * 1_000).toFixed(1));
+    report.say(`  ${who.padEnd(38)} ${row[0]?.padStart(10)} ${row[1]?.padStart(20)} ${row[2]?.padStart(29)}`);
+  }
+  const sum = (times: Busy) => WHO.reduce((total, who) => total + times[who], 0);
+  const perHundred = (seconds: number) => (1_000 * 100 * seconds) / HALF;
+  const probes = sum(asked) - sum(unasked) - (sum(unasked) - sum(idle));
+  report.figure('a parked pod, all that the runtime holds for it', median(memory.map((one) => one.all)) / MIB, 16, 'lower', 'MiB', 10);
+  report.figure('of that ours: the slot', median(memory.map((one) => one.slots)) / MIB, 0.5, 'lower', 'MiB', 0.2);
+  report.figure('probes of 100 parked pods, per second', perHundred(probes), 100, 'lower', 'ms', 50);
+  report.figure('of that ours: the slots', perHundred(asked.slots - unasked.slots), 20, 'lower', 'ms', 10);
+}
+
+const WHO = ['kubelets', 'runtime', 'agents', 'slots'] as const;
+type Busy = Readonly<Record<(typeof WHO)[number], number>>;
+
+/** Processor time per second, over some seconds in which nothing changes. */
+async function busy(): Promise<Busy> {
+  await delay(SETTLE_MS);
+  const [began, before] = [performance.now(), await cpuSeconds()];
+  await delay(LOOK_MS);
+  const [ended, after] = [performance.now(), await cpuSeconds()];
+  const rate = (who: keyof Busy) => ((after[who] - before[who]) * 1_000) / (ended - began);
+  return { kubelets: rate('kubelets'), runtime: rate('runtime'), agents: rate('agents'), slots: rate('slots') };
+}
+
+async function memoryOf(uid: string, all: Awaited<ReturnType<typeof processes>>) {
+  const found = processesOfPod(uid, all);
+  if (found.application.length > 0) throw new Error(`pod ${uid} is not parked: something runs in it`);
+  const [shims, pauses, slots] = [await pssBytes(found.shims), await pssBytes(found.pauses), await pssBytes(found.slots)];
+  return { shims, pauses, slots, all: shims + pauses + slots };
+}

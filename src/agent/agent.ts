@@ -1,0 +1,321 @@
+import type { Mount } from '../checkpoint/mountinfo.ts';
+import { type ErrorCode, toRekindleError } from '../lib/errors.ts';
+import type { Log } from '../lib/log.ts';
+import type { View } from '../queue/truth.ts';
+import type { SlotConnection } from '../slots/slot-connection.ts';
+import type { Snapshot } from '../snapshots/shelf.ts';
+import type { Container } from '../workloads/host.ts';
+import { retentionOf } from '../workloads/normalise.ts';
+import { startAgain } from './container-process.ts';
+import { decide, SEED_RUNS } from './decide.ts';
+import { type AgentListener, type Cold, type InstanceState, WAS_SEED } from './events.ts';
+import type { Inventory } from './inventory.ts';
+import { machineClassOf } from './node-truth.ts';
+import { Pool, type PoolDeps } from './pool.ts';
+import { Restorer, type RestorerDeps } from './restorer.ts';
+import type { SeedDeps } from './seed.ts';
+import { Seeds } from './seeds.ts';
+import { SlotProof } from './slot-proof.ts';
+import { readSpec, type SlotSpec } from './spec-facts.ts';
+import type { SpecIndex } from './spec-index.ts';
+import { Trials } from './trials.ts';
+
+export type AgentDeps = Omit<SeedDeps, 'restorer' | 'slotOf'> &
+  RestorerDeps & {
+    readonly log: Log;
+    /** Key of the spec hashes: this machine's secret, or that of the agents that share a service. */
+    readonly specKey: () => Uint8Array;
+    readonly listener: AgentListener;
+    readonly index: SpecIndex;
+    readonly inventory: Inventory;
+    /** What the others say; without a service nobody says anything. */
+    readonly view: () => View;
+    /**
+     * Whether the next seed of this kind may be made here: false while another node makes one. What it resolves with is disposed once the seed's checkpoint
+     * has ended.
+     */
+    readonly claimSeed: (hash: string) => Promise<AsyncDisposable | undefined>;
+  } & Pick<PoolDeps, 'bring'>;
+
+const FIRST_LOOK_FOR_GONE_AT = 256;
+const NO_FIT = 'a snapshot does not fit this machine: another is made';
+/** A start is worth so much waiting for a snapshot of another node. */
+const BRING_WITHIN_MS = 5_000;
+const MAY_COME_BACK_MS = 1_000;
+/** From here on a status is that of a signal, as shells and container runtimes count them. */
+const KILLED_BY_SIGNAL = 128;
+
+/**
+ * The role that every machine has: hears the slots of its containers, makes snapshots of those that start cold first, and restores into the
+ * others. Whatever goes wrong here, the slot is told `cold` and the reason is an event.
+ */
+export class Agent implements AsyncDisposable {
+  readonly #deps: AgentDeps;
+  readonly #restorer: Restorer;
+  readonly #stop = new AbortController();
+  readonly #running = new Set<Promise<void>>();
+  readonly #proof: SlotProof;
+  readonly #seeds: Seeds;
+  readonly trials = new Trials();
+  /** Slots and instances of the service. */
+  readonly pool: Pool;
+  /** Starts of containers that were decided about. Whatever says hello there again has run something else meanwhile: it is no slot to restore into. */
+  readonly #decided = new Map<string, number>();
+  /** Spec hashes of the containers that were decided about. */
+  readonly #kinds = new Map<string, { readonly workload: string; readonly hash: string }>();
+  /** The connections of live instances. */
+  readonly #followed = new Map<string, SlotConnection>();
+  /** A container that started cold does not say when it goes: at this size those that have gone are looked for. */
+  #lookForGoneAt = FIRST_LOOK_FOR_GONE_AT;
+  /** Why a container was started over. */
+  readonly #startedOver = new Map<string, Cold>();
+
+  constructor(deps: AgentDeps) {
+    this.#deps = deps;
+    this.#restorer = new Restorer(deps);
+    this.#proof = new SlotProof(deps);
+    this.#seeds = new Seeds({
+      ...deps,
+      restorer: this.#restorer,
+      slotOf: this.trials.slotOf,
+      live: (workload) => this.#liveSpecs(workload),
+    });
+    this.pool = new Pool({
+      ...deps,
+      restorer: this.#restorer,
+      seeds: this.#seeds,
+      say: (container, state) => this.#say(container, state),
+      stop: this.#stop.signal,
+    });
+  }
+
+  /** Why there are no snapshots of a kind. */
+  get seeds(): Pick<Seeds, 'refusal'> {
+    return this.#seeds;
+  }
+
+  /** For `SlotServer`: takes every connection from its hello on. */
+  readonly onConnection = (connection: SlotConnection): void => {
+    const heardAt = performance.now();
+    const work = this.#hear(connection, heardAt).catch((error: unknown) => {
+      // Closing is a decision too: an undecided slot starts cold, a live one comes back.
+      connection.close();
+      if (!this.#stop.signal.aborted) this.#deps.log.warn({ err: error, slot: connection.hello.uid }, 'slot could not be served');
+    });
+    this.#running.add(work);
+    void work.finally(() => this.#running.delete(work));
+  };
+
+  /** Stops deciding and waits for what runs: restores finish (their helpers would anyway), snapshots in the making are dropped. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stop.abort();
+    await Promise.allSettled(this.#running);
+  }
+
+  async #hear(connection: SlotConnection, heardAt: number): Promise<void> {
+    const { uid, state } = connection.hello;
+    // The news of its pod may take longer than a slot waits for a sign of its agent.
+    if (state === 'undecided') connection.wait();
+    const container = await this.#deps.host.find(uid);
+    if (container === undefined) return connection.close();
+    const isNew = state === 'undecided' && container.addresses.length > 0 && container.pool === undefined && container.restarts === 0;
+    // While the slot answers, what will be decided by is read: a restore waits for both.
+    const [isSlot, spec] = await Promise.all([
+      this.#proof.isSlotOf(container, connection, this.#stop.signal),
+      isNew ? this.#readSpec(container) : undefined,
+    ]);
+    if (!isSlot) return connection.close();
+    // Only containers of a trial have no address.
+    if (container.addresses.length === 0) return this.trials.arrived(uid, connection);
+    if (container.pool !== undefined) return this.pool.heard(container, connection);
+    if (state !== 'undecided') {
+      this.#follow(container, connection);
+      if (state === 'live') this.#say(container, { at: 'back' });
+      return;
+    }
+    const over = this.#startedOver.get(uid);
+    this.#startedOver.delete(uid);
+    if (over !== undefined && container.restarts > 0) return this.#cold(container, connection, over);
+    if (this.#decided.get(uid) === container.restarts) {
+      return this.#cold(container, connection, { why: 'restarted', reason: 'this start was decided about before' });
+    }
+    this.#decided.set(uid, container.restarts);
+    if (this.#decided.size >= this.#lookForGoneAt) this.#forgetGone();
+    const { mounts, hash } = spec ?? (await this.#readSpec(container));
+    this.#kinds.set(uid, { workload: container.workload.name, hash });
+    // By which is told whether there is a snapshot for what its owner makes now.
+    if (container.pod !== undefined && container.restarts === 0)
+      this.#deps.index.set(container.workload.name, container.pod.revision, hash);
+    const snapshot = await this.#deps.store.find(hash, this.#deps.machine, retentionOf(container.workload).maxAgeMs);
+    const decision = decide({
+      workload: container.workload,
+      restarts: container.restarts,
+      snapshot,
+      elsewhere: snapshot === undefined ? this.#elsewhere(hash) : undefined,
+      refusal: snapshot === undefined ? (this.#seeds.refusal(hash) ?? (await this.#seeds.quarantined(hash))) : undefined,
+      seedRuns: this.#seeds.runs(hash),
+    });
+    if (decision.do === 'cold') return this.#cold(container, connection, { why: decision.why, reason: decision.reason });
+    if (decision.do === 'restore') return this.#restore(container, connection, decision.snapshot, heardAt);
+    if (decision.do === 'pull') return this.#pull(container, connection, decision.digest, heardAt);
+    const claim = await this.#deps.claimSeed(hash);
+    if (claim === undefined) return this.#cold(container, connection, { why: 'no_snapshot', reason: SEED_RUNS });
+    await using _claim = claim;
+    await this.#seed(container, connection, hash, mounts);
+    // Others must know of the snapshot before they may make another.
+    await this.pool.reconcile();
+  }
+
+  /** A snapshot of this kind on another node of this class that may be restored. */
+  #elsewhere(hash: string): string | undefined {
+    const own = machineClassOf(this.#deps.machine);
+    const nodes = [...this.#deps.view().nodes.values()].filter(({ said }) => said.machineClass === own && said.peer !== undefined);
+    const all = nodes.flatMap(({ said }) => said.snapshots.filter((one) => one.specHash === hash && one.quarantined === undefined));
+    return all.toSorted((a, b) => b.createdAtMs - a.createdAtMs)[0]?.digest;
+  }
+
+  /** Restores when the snapshot has come, if that is soon enough. */
+  async #pull(container: Container, connection: SlotConnection, digest: string, heardAt: number): Promise<void> {
+    connection.wait();
+    try {
+      await this.#deps.bring(digest, BRING_WITHIN_MS, this.#stop.signal);
+    } catch (error) {
+      const { code, message } = toRekindleError(error);
+      return this.#cold(container, connection, { why: 'failed', reason: `its snapshot could not be brought here: ${message}`, code });
+    }
+    const snapshot = await this.#deps.store.get(digest);
+    return this.#restore(container, connection, snapshot, heardAt);
+  }
+
+  async #readSpec(container: Container): Promise<SlotSpec> {
+    return readSpec(this.#deps.specKey(), container);
+  }
+
+  async #restore(container: Container, connection: SlotConnection, found: Snapshot, heardAt: number): Promise<void> {
+    const since = () => performance.now() - heardAt;
+    const { signal } = this.#stop;
+    let decidedMs = 0;
+    let restoredMs: number | undefined;
+    try {
+      using _pin = this.#deps.store.pin(found.digest);
+      const snapshot = await this.#deps.store.checkCheap(found.digest, signal);
+      const begin = () => {
+        decidedMs = since();
+        this.#say(container, { at: 'restoring', snapshot: found.digest });
+      };
+      const restored = await this.#restorer.restore(container, connection, snapshot, signal, begin);
+      restoredMs = since();
+      this.#follow(container, connection);
+      await this.#restorer.enliven(container, signal);
+      const timing = { decidedMs, filesMs: restored.filesMs, criuMs: restored.criuMs, restoredMs, readyMs: since() };
+      this.#say(container, { at: 'live', snapshot: found.digest, timing });
+      await this.#seeds.restored(found.digest, container.workload);
+    } catch (error) {
+      const { code, message } = toRekindleError(error);
+      const cold: Cold = { why: 'failed', reason: `the restore failed: ${message}`, code };
+      if (restoredMs === undefined) this.#cold(container, connection, cold);
+      // The agent ends: what runs goes on, and nobody failed.
+      if (signal.aborted) return;
+      await this.#seeds.failed(found.digest, container.workload, cold);
+      if (restoredMs !== undefined) await this.#startOver(container, cold);
+    }
+  }
+
+  /** The application runs but is of no use, so its container is started again, and that is cold. */
+  async #startOver(container: Container, cold: Cold): Promise<void> {
+    this.#startedOver.set(container.uid, cold);
+    await startAgain(this.#deps.host, container, this.#stop.signal);
+  }
+
+  async #seed(container: Container, connection: SlotConnection, hash: string, mounts: readonly Mount[]): Promise<void> {
+    connection.cold();
+    const misfit = await this.#deps.store.misfit(hash, this.#deps.machine);
+    if (misfit !== undefined) this.#deps.log.info({ slot: container.uid, workload: container.workload.name, reason: misfit }, NO_FIT);
+    const outcome = await this.#seeds.make(
+      { container, hash, mounts },
+      (step) => this.#say(container, { at: 'seed', step }),
+      this.#stop.signal,
+    );
+    const killed = outcome !== undefined && 'code' in outcome && outcome.code === 'dump_failed';
+    const over = killed && (await this.#startOverIfKilled(container, outcome.reason, outcome.code));
+    // One that was started over says so itself.
+    if (over) return;
+    const reason = misfit === undefined ? WAS_SEED : `${WAS_SEED} here: ${misfit}`;
+    // Whoever looks at a pod hears only of it what its node's agent knows.
+    const failed = container.pod !== undefined && outcome !== undefined && 'code' in outcome ? outcome : undefined;
+    if (failed === undefined) this.#say(container, { at: 'cold', why: 'seed', reason });
+    else
+      this.#say(container, {
+        at: 'cold',
+        why: 'seed',
+        reason: `${reason}, but no snapshot could be made: ${failed.reason}`,
+        code: failed.code,
+      });
+  }
+
+  /** A criu that is killed in the middle of a dump can take the application with it; one that ended by itself is left alone. */
+  async #startOverIfKilled(container: Container, reason: string, code: ErrorCode): Promise<boolean> {
+    if ((await this.#deps.host.find(container.uid)) !== undefined) return false;
+    const status = await this.#deps.host.wait(container, this.#stop.signal);
+    if (status < KILLED_BY_SIGNAL) return false;
+    await this.#startOver(container, { why: 'restarted', reason: `the checkpoint failed and ended the application: ${reason}`, code });
+    return true;
+  }
+
+  /** A live instance: hears its end, also that of one that was killed with its slot. */
+  #follow(container: Container, connection: SlotConnection): void {
+    const { uid } = container;
+    this.#followed.set(uid, connection);
+    void connection.ended.then(async (status) => {
+      // A slot whose connection broke comes back; one that was killed closes its connection a moment before it has ended.
+      if (status === undefined) await this.#deps.clock.sleep(MAY_COME_BACK_MS, this.#stop.signal).catch(() => undefined);
+      if (this.#stop.signal.aborted || this.#followed.get(uid) !== connection) return;
+      if (status === undefined && (await this.#deps.host.find(uid)) !== undefined) return;
+      this.#followed.delete(uid);
+      this.#forget(uid);
+      this.#say(container, { at: 'ended', status });
+    });
+  }
+
+  /** No slot waits for this: a host can take a moment over each that is gone. */
+  #forgetGone(): void {
+    const { host, log } = this.#deps;
+    this.#lookForGoneAt = Number.POSITIVE_INFINITY;
+    const look = async (uid: string) => {
+      if ((await host.find(uid)) === undefined) this.#forget(uid);
+    };
+    void Promise.all([...this.#decided.keys()].map(look))
+      .catch((err: unknown) => log.warn({ err }, 'containers that are gone could not be looked for'))
+      .finally(() => {
+        this.#lookForGoneAt = Math.max(FIRST_LOOK_FOR_GONE_AT, 2 * this.#decided.size);
+      });
+  }
+
+  #forget(uid: string): void {
+    this.#decided.delete(uid);
+    this.#kinds.delete(uid);
+  }
+
+  /** What this workload's containers here are of, and, in a service, what it is described as now. */
+  async #liveSpecs(workload: string): Promise<ReadonlySet<string>> {
+    const { host, index, view } = this.#deps;
+    const own = [...this.#kinds].filter(([, kind]) => kind.workload === workload);
+    const hashes = own.map(async ([uid, { hash }]) => ((await host.find(uid)) === undefined ? [] : [hash]));
+    const live = new Set((await Promise.all(hashes)).flat());
+    const described = view().workloads?.get(workload);
+    const hash = described === undefined ? undefined : index.get(workload, described.revision);
+    if (hash !== undefined) live.add(hash);
+    return live;
+  }
+
+  #cold(container: Container, connection: SlotConnection, cold: Cold): void {
+    connection.cold();
+    this.#say(container, { at: 'cold', ...cold });
+  }
+
+  #say(container: Container, state: InstanceState): void {
+    this.#deps.listener({ type: 'instance', uid: container.uid, name: container.name, workload: container.workload.name, state });
+    if (state.at !== 'seed')
+      this.#deps.log.info({ slot: container.uid, workload: container.workload.name, ...state }, 'instance changed state');
+  }
+}

@@ -1,0 +1,44 @@
+import { beforeAll, describe, expect, test } from 'vitest';
+import { DAEMON_SETS, DEPLOYMENTS, MUTATING_WEBHOOKS } from '../../src/cluster/kinds.ts';
+import { applyManifests, installed, kubectl } from './fixture/cluster.ts';
+import { isReady, Namespace } from './fixture/namespace.ts';
+
+const rekindle = new Namespace('rekindle', {});
+const signal = () => AbortSignal.timeout(10_000);
+
+describe('kubectl apply -k', () => {
+  beforeAll(() => installed());
+
+  test('brings up every role', async () => {
+    const nodes = (await kubectl(['get', 'nodes', '-o', 'name'])).trim().split('\n');
+    const agents = await rekindle.podsOf('app.kubernetes.io/name=rekindle-agent');
+
+    expect(agents.map((pod) => pod.spec?.nodeName).sort()).toEqual(nodes.map((node) => node.replace('node/', '')).sort());
+    for (const role of ['gateway', 'scaler']) {
+      const pods = await rekindle.podsOf(`app.kubernetes.io/name=rekindle-${role}`);
+      expect(pods.filter(isReady)).toHaveLength(2);
+    }
+    expect((await rekindle.podsOf('app.kubernetes.io/name=rekindle-redis')).filter(isReady)).toHaveLength(1);
+  });
+
+  test('gives the API server the certificate authority of the webhook', async () => {
+    const configuration = await rekindle.kube.get(MUTATING_WEBHOOKS, { name: 'rekindle' }, signal());
+
+    const authorities = configuration?.webhooks?.map(({ clientConfig }) => atob(clientConfig.caBundle ?? ''));
+    expect(authorities).toEqual([expect.stringContaining('BEGIN CERTIFICATE'), expect.stringContaining('BEGIN CERTIFICATE')]);
+  });
+
+  test('a second time changes nothing: no pod is replaced, and the webhook keeps its authority', async () => {
+    const look = async () => ({
+      pods: (await rekindle.podsOf('app.kubernetes.io/name')).map((pod) => pod.metadata?.uid).sort(),
+      daemonSets: (await rekindle.kube.list(DAEMON_SETS, { namespace: 'rekindle' }, signal())).map((set) => set.metadata?.generation),
+      deployments: (await rekindle.kube.list(DEPLOYMENTS, { namespace: 'rekindle' }, signal())).map((one) => one.spec),
+      webhooks: (await rekindle.kube.get(MUTATING_WEBHOOKS, { name: 'rekindle' }, signal()))?.webhooks,
+    });
+    const before = await look();
+
+    await applyManifests();
+
+    expect(await look()).toEqual(before);
+  });
+});

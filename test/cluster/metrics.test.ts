@@ -1,0 +1,97 @@
+import { beforeAll, expect, test } from 'vitest';
+import { START_ANNOTATION } from '../../src/workloads/kubernetes.ts';
+import { APPS, installed, kubectl } from './fixture/cluster.ts';
+import { aNamespace } from './fixture/namespace.ts';
+import { aDeployment, PORT, WHO_COMMAND } from './fixture/workloads.ts';
+
+const space = aNamespace();
+const API = '/apis/external.metrics.k8s.io/v1beta1';
+
+beforeAll(() => installed());
+
+async function values(metric: string, selector = 'workload%3Dwho'): Promise<readonly string[]> {
+  const text = await kubectl(['get', '--raw', `${API}/namespaces/${space.name}/${metric}?labelSelector=${selector}`]);
+  const { items } = JSON.parse(text) as { items: readonly { value: string }[] };
+  return items.map(({ value }) => value);
+}
+
+/** A pod that holds connections to a Service. */
+function aCrowd(connections: number): object {
+  const script = `const go=()=>{const s=require('net').connect(80,'who');s.on('error',()=>{});s.on('close',()=>setTimeout(go,200));
+    setInterval(()=>s.writable&&s.write('GET / HTTP/1.1\\r\\nhost: who\\r\\n\\r\\n'),1000);s.resume()};for(let i=0;i<${connections};i++)go();setInterval(()=>{},1e6)`;
+  const container = { name: 'crowd', image: APPS, command: ['node', '-e', script] };
+  return {
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: { name: 'crowd' },
+    spec: { terminationGracePeriodSeconds: 0, restartPolicy: 'Never', containers: [container] },
+  };
+}
+
+test('the API server lists the metrics, and gives them only to who may read them', async () => {
+  const resources = await kubectl(['get', '--raw', API]);
+  const may = (user: string) => kubectl(['auth', 'can-i', 'list', 'rekindle_load.external.metrics.k8s.io', '--as', user]).catch(() => 'no');
+
+  expect(resources).toContain('rekindle_load');
+  expect((await may('system:serviceaccount:kube-system:horizontal-pod-autoscaler')).trim()).toBe('yes');
+  expect((await may(`system:serviceaccount:${space.name}:default`)).trim()).toBe('no');
+});
+
+test('discovery is complete, so that namespaces can be deleted', async () => {
+  await space.until('the metrics among all resources', async () =>
+    (await kubectl(['api-resources', '--api-group=external.metrics.k8s.io', '--no-headers'])).includes('rekindle_load'),
+  );
+  const name = `${space.name}-gone`;
+  await kubectl(['create', 'namespace', name]);
+  await kubectl(['delete', 'namespace', name, '--timeout=60s']);
+});
+
+test('an autoscaler on connections scales out by restore under plain Service load, and back', { timeout: 300_000 }, async () => {
+  const probe = { readinessProbe: { httpGet: { path: '/', port: PORT }, periodSeconds: 5 } };
+  await space.apply(
+    aDeployment({ name: 'who', command: WHO_COMMAND, container: probe }),
+    {
+      apiVersion: 'v1',
+      kind: 'Service',
+      metadata: { name: 'who' },
+      spec: { selector: { app: 'who' }, ports: [{ port: 80, targetPort: PORT }] },
+    },
+    {
+      apiVersion: 'autoscaling/v2',
+      kind: 'HorizontalPodAutoscaler',
+      metadata: { name: 'who' },
+      spec: {
+        scaleTargetRef: { apiVersion: 'apps/v1', kind: 'Deployment', name: 'who' },
+        minReplicas: 1,
+        maxReplicas: 4,
+        metrics: [
+          {
+            type: 'External',
+            external: {
+              metric: { name: 'rekindle_load', selector: { matchLabels: { workload: 'who' } } },
+              target: { type: 'AverageValue', averageValue: '5' },
+            },
+          },
+        ],
+        behavior: { scaleDown: { stabilizationWindowSeconds: 0 } },
+      },
+    },
+  );
+  await space.untilReady('app=who', 1, 90_000);
+  await space.until('nobody to be connected', async () => (await values('rekindle_connections'))[0] === '0');
+  await space.until('the snapshot', async () =>
+    (await kubectl(['get', '--raw', '/api/v1/namespaces/rekindle/services/rekindle-gateway:80/proxy/api/snapshots'])).includes(
+      `${space.name}.who`,
+    ),
+  );
+
+  await space.apply(aCrowd(12));
+  await space.until('twelve connections', async () => (await values('rekindle_connections'))[0] === '12');
+  const pods = await space.untilReady('app=who', 3, 90_000);
+  const starts = pods.map(({ metadata }) => metadata?.annotations?.[START_ANNOTATION] ?? '');
+  await space.kubectl('delete', 'pod', 'crowd', '--now');
+  await space.untilReady('app=who', 1, 90_000);
+
+  expect(starts.filter((start) => start.startsWith('restored in '))).toHaveLength(2);
+  expect(await values('rekindle_load', '')).toEqual(['0']);
+});

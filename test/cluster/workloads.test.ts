@@ -1,0 +1,230 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { APPS, foreign, installed, kubectl } from './fixture/cluster.ts';
+import { aNamespace } from './fixture/namespace.ts';
+import { get, nameOf, startOf, untilSnapshots } from './fixture/snapshots.ts';
+import { aDeployment, type DeploymentOptions, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
+
+const space = aNamespace();
+const WITHIN_MS = 120_000;
+const TIMEOUT = { timeout: 3 * WITHIN_MS };
+const RESTORED = /^restored in \d+ ms$/;
+const asks = (path: string) => ({ readinessProbe: { httpGet: { path, port: PORT }, periodSeconds: 5 } });
+/** Of a machine that other tests, or a hypervisor, keep busy no more is asked than that it gets there. */
+const PATIENT = ['cr.restore.deadlineSeconds=90', 'cr.checkpoint.deadlineSeconds=300'];
+const who = (name: string, options: Partial<DeploymentOptions> = {}) =>
+  aDeployment({ name, command: WHO_COMMAND, properties: 'patient', ...options, container: { ...asks('/'), ...options.container } });
+
+/** Scales a Deployment of one out once its pod has become a snapshot. */
+async function scaled(name: string, replicas: number) {
+  await space.untilReady(`app=${name}`, 1, WITHIN_MS);
+  await untilSnapshots(space, name, 1, WITHIN_MS);
+  await space.kubectl('scale', `deployment/${name}`, `--replicas=${replicas}`);
+  const pods = await space.untilReady(`app=${name}`, replicas, WITHIN_MS);
+  return { pods, clones: pods.filter((pod) => RESTORED.test(startOf(pod))) };
+}
+
+/** The one pod of a Deployment after a rollout that changes nothing in its template but the time. */
+async function restarted(name: string) {
+  await space.kubectl('rollout', 'restart', `deployment/${name}`);
+  await space.kubectl('rollout', 'status', `deployment/${name}`, '--timeout=120s');
+  const [pod] = await space.untilReady(`app=${name}`, 1, WITHIN_MS);
+  return pod as NonNullable<typeof pod>;
+}
+
+beforeAll(async () => {
+  await installed();
+  await space.apply(propertiesOf('patient', PATIENT));
+});
+
+describe.concurrent('with a label and a ConfigMap, all pods but the first are restored:', () => {
+  const applications: readonly (DeploymentOptions & { readonly path: string; readonly random?: string })[] = [
+    { name: 'nginx', command: ['nginx', '-c', '/app/nginx/nginx.conf'], path: '/' },
+    // With three workers.
+    { name: 'gunicorn', command: ['/app/python/.venv/bin/gunicorn', '-c', '/app/gunicorn/settings.py', 'hello:app'], path: '/' },
+    { name: 'python', command: ['/app/python/start'], path: '/healthz', random: '/random' },
+    { name: 'java', command: ['/app/java/start'], path: '/healthz', random: '/random' },
+    // What it runs its image says.
+    { name: 'node', path: '/healthz', random: '/random' },
+  ];
+
+  test.each(applications)('$name', TIMEOUT, async ({ path, random, ...application }) => {
+    await space.apply(aDeployment({ ...application, properties: 'patient', container: asks(path) }));
+
+    const { pods, clones } = await scaled(application.name, 3);
+    const answers = await Promise.all(pods.map((pod) => get(space, pod, random)));
+
+    expect(clones).toHaveLength(2);
+    expect(startOf(pods.find((pod) => !clones.includes(pod)) ?? {})).toContain('first of its kind');
+    for (const answer of answers) expect(answer).not.toBe('');
+    if (random === undefined) return;
+    // Of each kind of random numbers its own.
+    const drawn = answers.flatMap((answer) => Object.values(JSON.parse(answer) as Record<string, string>));
+    expect(drawn.length).toBeGreaterThanOrEqual(2 * pods.length);
+    expect(new Set(drawn).size).toBe(drawn.length);
+  });
+});
+
+describe.concurrent('a pod', () => {
+  const podName = { name: 'POD_NAME', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } };
+
+  test('whose environment names the pod starts cold, and an event says so', TIMEOUT, async () => {
+    await space.apply(who('named', { replicas: 2, container: { env: [podName] } }));
+
+    const pods = await space.untilReady('app=named', 2, WITHIN_MS);
+
+    for (const pod of pods) {
+      expect(startOf(pod)).toMatch(/^cold: POD_NAME differs per instance/);
+      expect(await space.untilEvent(nameOf(pod), 'ColdStarted: ')).toContain('set restore.identity to file or ignore');
+    }
+  });
+
+  test('whose policy says `identity: file` is restored, and finds its own values in the file', TIMEOUT, async () => {
+    await space.apply(
+      propertiesOf('identity', [...PATIENT, 'cr.restore.identity=file']),
+      who('identity', { properties: 'identity', container: { env: [podName] } }),
+    );
+
+    const { clones } = await scaled('identity', 2);
+    const [clone] = clones;
+    const { identity } = JSON.parse(await get(space, clone ?? {})) as Who;
+
+    expect(identity).toBe(`POD_NAME=${nameOf(clone ?? {})}\n`);
+  });
+
+  test('whose emptyDir an init container has filled starts cold, with the reason', TIMEOUT, async () => {
+    const data = { name: 'data', mountPath: '/data' };
+    const init = { name: 'fill', image: APPS, command: ['sh', '-c', 'date >/data/at'], volumeMounts: [data] };
+    await space.apply(
+      who('filled', {
+        replicas: 2,
+        container: { volumeMounts: [data] },
+        pod: { initContainers: [init], volumes: [{ name: 'data', emptyDir: {} }] },
+      }),
+    );
+
+    const pods = await space.untilReady('app=filled', 2, WITHIN_MS);
+
+    for (const pod of pods) {
+      expect(startOf(pod)).toMatch(/^cold: its emptyDir data at \/data already holds files/);
+      expect(await space.untilEvent(nameOf(pod), 'ColdStarted: ')).toContain('already holds files');
+    }
+  });
+
+  test('of a Job starts cold, and ends as any other', TIMEOUT, async () => {
+    const { spec } = aDeployment({ name: 'job', command: ['sh', '-c', 'sleep 2; echo done'] }) as {
+      spec: { template: { metadata: object; spec: object } };
+    };
+    const template = { ...spec.template, spec: { ...spec.template.spec, restartPolicy: 'Never' } };
+    await space.apply({ apiVersion: 'batch/v1', kind: 'Job', metadata: { name: 'job' }, spec: { template, backoffLimit: 0 } });
+
+    await space.kubectl('wait', 'job/job', '--for=condition=Complete', '--timeout=110s');
+    const [pod] = await space.podsOf('app=job');
+
+    expect(startOf(pod ?? {})).toContain('cold: it is a pod of Job job');
+    expect(await space.kubectl('logs', 'job/job')).toContain('done');
+  });
+
+  test.skipIf(foreign)('with a writable persistent volume starts cold; where the policy allows it, it is restored', TIMEOUT, async () => {
+    const claim = (name: string) => ({
+      apiVersion: 'v1',
+      kind: 'PersistentVolumeClaim',
+      metadata: { name },
+      spec: {
+        accessModes: ['ReadWriteMany'],
+        storageClassName: '',
+        volumeName: `${space.name}-${name}`,
+        resources: { requests: { storage: '1Mi' } },
+      },
+    });
+    const volume = (name: string) => ({
+      apiVersion: 'v1',
+      kind: 'PersistentVolume',
+      metadata: { name: `${space.name}-${name}`, labels: { test: space.name } },
+      spec: {
+        capacity: { storage: '1Mi' },
+        accessModes: ['ReadWriteMany'],
+        persistentVolumeReclaimPolicy: 'Retain',
+        hostPath: { path: `/run/${space.name}-${name}`, type: 'DirectoryOrCreate' },
+      },
+    });
+    const mounting = (name: string) => ({
+      container: { volumeMounts: [{ name: 'data', mountPath: '/data' }] },
+      pod: { volumes: [{ name: 'data', persistentVolumeClaim: { claimName: name } }] },
+    });
+    await space.apply(
+      ...[volume('kept'), claim('kept'), who('kept', { replicas: 2, ...mounting('kept') })],
+      ...[volume('cloned'), claim('cloned'), propertiesOf('cloned', [...PATIENT, 'cr.restore.persistentVolumes=true'])],
+      who('cloned', { properties: 'cloned', ...mounting('cloned') }),
+    );
+
+    const kept = await space.untilReady('app=kept', 2, WITHIN_MS);
+    const { clones } = await scaled('cloned', 2);
+
+    for (const pod of kept) expect(startOf(pod)).toMatch(/^cold: \/data is a writable persistent volume/);
+    expect(clones).toHaveLength(1);
+  });
+  afterAll(() => kubectl(['delete', 'persistentvolume', '-l', `test=${space.name}`, '--wait=false']));
+
+  test('whose ConfigMap or Secret says something else than before is of another snapshot', TIMEOUT, async () => {
+    const config = (color: string) => ({ apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'config' }, data: { color } });
+    const secret = (key: string) => ({ apiVersion: 'v1', kind: 'Secret', metadata: { name: 'secret' }, stringData: { key } });
+    const volumes = [
+      { name: 'config', configMap: { name: 'config' } },
+      { name: 'secret', secret: { secretName: 'secret' } },
+    ];
+    const volumeMounts = [
+      { name: 'config', mountPath: '/config' },
+      { name: 'secret', mountPath: '/secret', readOnly: true },
+    ];
+    await space.apply(config('red'), secret('one'), who('configured', { container: { volumeMounts }, pod: { volumes } }));
+    const { clones } = await scaled('configured', 2);
+    await space.kubectl('scale', 'deployment/configured', '--replicas=1');
+    await space.untilReady('app=configured', 1, WITHIN_MS);
+
+    const same = await restarted('configured');
+    await space.apply(config('blue'));
+    const recolored = await restarted('configured');
+    const two = await untilSnapshots(space, 'configured', 2, WITHIN_MS);
+    await space.apply(secret('two'));
+    const rekeyed = await restarted('configured');
+    const three = await untilSnapshots(space, 'configured', 3, WITHIN_MS);
+
+    expect(clones).toHaveLength(1);
+    expect(startOf(same)).toMatch(RESTORED);
+    expect(startOf(recolored)).toContain('first of its kind');
+    expect(startOf(rekeyed)).toContain('first of its kind');
+    expect(new Set(two.map(({ specHash }) => specHash)).size).toBe(2);
+    expect(new Set(three.map(({ specHash }) => specHash)).size).toBe(3);
+    expect((JSON.parse(await get(space, rekeyed)) as Who).config).toBe('blue');
+  });
+
+  test('of two containers has the one restored that its annotation names, beside the other', TIMEOUT, async () => {
+    const sidecar = { name: 'sidecar', image: APPS, command: ['sh', '-c', 'echo beside; exec sleep 3600'] };
+    await space.apply(who('two', { annotations: { 'rekindle.dev/container': 'app' }, sidecars: [sidecar] }));
+
+    const { clones } = await scaled('two', 3);
+
+    expect(clones).toHaveLength(2);
+    for (const clone of clones) {
+      expect(clone.status?.containerStatuses?.map(({ name, restartCount }) => [name, restartCount]).sort()).toEqual([
+        ['app', 0],
+        ['sidecar', 0],
+      ]);
+      expect(await space.kubectl('logs', nameOf(clone), '-c', 'sidecar')).toBe('beside\n');
+      expect((JSON.parse(await get(space, clone)) as Who).host).toBe(nameOf(clone));
+    }
+  });
+
+  test('with limits of CPU and memory is restored within them', TIMEOUT, async () => {
+    const resources = { requests: { cpu: '10m', memory: '64Mi' }, limits: { cpu: '500m', memory: '96Mi' } };
+    await space.apply(who('limited', { container: { resources } }));
+
+    const { clones } = await scaled('limited', 3);
+
+    expect(clones).toHaveLength(2);
+    for (const clone of clones) {
+      expect(clone.status?.containerStatuses?.[0]?.restartCount).toBe(0);
+      expect((JSON.parse(await get(space, clone)) as Who).host).toBe(nameOf(clone));
+    }
+  });
+});

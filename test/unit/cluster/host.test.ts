@@ -1,0 +1,102 @@
+import { randomUUID } from 'node:crypto';
+import { expect, test } from 'vitest';
+import type { CriContainer, CriContainerStatus } from '../../../src/cluster/cri.ts';
+import { ClusterHost, type TrialMaker } from '../../../src/cluster/host.ts';
+import { PODS } from '../../../src/cluster/kinds.ts';
+import { isAlive, taskOf } from '../../../src/cluster/task.ts';
+import { monotonicClock as clock } from '../../../src/lib/clock.ts';
+import { RekindleError } from '../../../src/lib/errors.ts';
+import { silentLog } from '../../../src/lib/log.ts';
+import { ENABLED_LABEL, WORKLOAD_ANNOTATION } from '../../../src/workloads/kubernetes.ts';
+import { FakeCluster } from '../../fixtures/fake-cluster.ts';
+
+const signal = new AbortController().signal;
+const noTrials: TrialMaker = {
+  create: () => Promise.reject(new Error('no trials here')),
+  find: () => undefined,
+  list: () => [],
+  exec: () => Promise.reject(new Error('no trials here')),
+  remove: async () => undefined,
+};
+
+async function rig() {
+  const cluster = new FakeCluster();
+  const asked: string[] = [];
+  const broken = new Map<string, RekindleError>();
+  const running = (podUid: string): CriContainer => ({
+    ...{ id: `c-${podUid}`, podUid, podName: '', namespace: 'shop', name: 'app', state: 'running', restarts: 0, createdAtMs: 0 },
+    ...{ image: '', imageId: `sha256:${'a'.repeat(64)}`, labels: {} },
+  });
+  const cri = {
+    containersOf: async (uid: string) => {
+      asked.push(uid);
+      const error = broken.get(uid);
+      if (error !== undefined) throw error;
+      return [running(uid)];
+    },
+    container: async (id: string): Promise<CriContainerStatus> => ({
+      ...running(id.slice(2)),
+      ...{ exitCode: 0, logFile: '', pid: process.pid, sandboxId: undefined, runtimeSpec: undefined },
+    }),
+    execSync: () => Promise.reject(new Error('not asked')),
+  };
+  const host = new ClusterHost(
+    {
+      ...{ cluster, cri, trials: noTrials, clock, log: silentLog, node: 'n1', nodeRoot: '/', poolDir: `/tmp/rekindle-${randomUUID()}` },
+      volumesOf: () => [],
+      whyFilled: () => undefined,
+      addressesOf: () => ['10.0.0.1'],
+      processesOf: () => [],
+    },
+    signal,
+  );
+  const aPod = async (name: string, phase = 'Running', workload = '{"container":{}}') => {
+    const metadata = { name, namespace: 'shop', labels: { [ENABLED_LABEL]: 'true' }, annotations: { [WORKLOAD_ANNOTATION]: workload } };
+    const spec = { nodeName: 'n1', containers: [{ name: 'app', command: ['/rekindle/slot', 'app'] }] };
+    const made = await cluster.create(PODS, { metadata, spec }, signal);
+    await cluster.patch(PODS, { name, namespace: 'shop', subresource: 'status' }, { status: { phase } }, 'merge', signal);
+    return made.metadata?.uid ?? '';
+  };
+  await host.synced;
+  return { host, aPod, asked, broken };
+}
+
+test('a pod whose container its runtime cannot tell of hides no other', async () => {
+  const { host, aPod, broken } = await rig();
+  const [bad] = [await aPod('bad'), await aPod('good')];
+  broken.set(bad, new RekindleError('container_failed', 'the container runtime refuses ListContainers: broken'));
+
+  expect((await host.list()).map(({ name }) => name)).toEqual(['good']);
+});
+
+test('a runtime that is away is no node without containers', async () => {
+  const { host, aPod, broken } = await rig();
+  broken.set(await aPod('web'), new RekindleError('machine_unsupported', 'no container runtime answers'));
+
+  await expect(host.list()).rejects.toMatchObject({ code: 'machine_unsupported' });
+});
+
+test('the runtime is not asked about pods that have ended', async () => {
+  const { host, aPod, asked } = await rig();
+  await aPod('done', 'Succeeded');
+  await aPod('failed', 'Failed');
+
+  expect([await host.list(), asked]).toEqual([[], []]);
+});
+
+test('a pod whose description nobody wrote for it has no container to restore into', async () => {
+  const { host, aPod } = await rig();
+
+  const found = await Promise.all(
+    ['{', '{"container":{},"name":"other.web"}', `"${'x'.repeat(70_000)}"`].map((text, i) => aPod(`p${i}`, 'Running', text)),
+  );
+
+  expect(await Promise.all(found.map((uid) => host.find(uid)))).toEqual([undefined, undefined, undefined]);
+});
+
+test('a process that has the number of another is not that one', () => {
+  const own = taskOf(process.pid);
+
+  expect(own && isAlive(own)).toBe(true);
+  expect(own && isAlive({ ...own, startTick: own.startTick - 1 })).toBe(false);
+});

@@ -1,0 +1,80 @@
+import { describe, expect, test } from 'vitest';
+import type { PodContainer, PodProbe } from '../../../../src/cluster/kinds.ts';
+import { aPod, injected } from './builders.ts';
+
+const described = (container: Partial<PodContainer>, properties = '') => injected(aPod(container), { properties });
+
+describe('the check before a checkpoint', () => {
+  const timing = { initialDelaySeconds: 0, periodSeconds: 1, timeoutSeconds: 1, successThreshold: 1, failureThreshold: 300 };
+
+  test.each<[string, PodProbe, object]>([
+    ['a command', { exec: { command: ['pg_isready', '-h', "it's"] } }, { command: "exec 'pg_isready' '-h' 'it'\\''s'" }],
+    ['a line of shell', { exec: { command: ['sh', '-c', 'test -e /ready && true'] } }, { command: 'test -e /ready && true' }],
+    ['HTTP', { httpGet: { port: 80 } }, { http: { path: '/', port: 80 } }],
+    [
+      'HTTP with a named port, headers and a path as people write it',
+      { httpGet: { path: 'ready?x=é', port: 'web', httpHeaders: [{ name: 'Host', value: 'shop' }] } },
+      { http: { path: '/ready?x=%C3%A9', port: 8080, headers: { Host: 'shop' } } },
+    ],
+    ['TCP', { tcpSocket: { port: 'web' } }, { tcp: { port: 8080 } }],
+    ['gRPC', { grpc: { port: 9000, service: 'shop' } }, { grpc: { port: 9000, service: 'shop' } }],
+    ['HTTPS, as a connection', { httpGet: { port: 443, scheme: 'HTTPS' } }, { tcp: { port: 443 } }],
+  ])('is the readiness probe: %s', (_, readinessProbe, probe) => {
+    const { description } = described({ readinessProbe, ports: [{ name: 'web', containerPort: 8080 }] });
+
+    expect(description.container.readiness).toEqual({ ...probe, ...timing });
+  });
+
+  test('waits as long as the startup probe lets the application start', () => {
+    const startupProbe = { tcpSocket: { port: 80 }, periodSeconds: 10, failureThreshold: 60 };
+
+    expect(described({ startupProbe }).description.container.readiness).toMatchObject({ tcp: { port: 80 }, failureThreshold: 600 });
+  });
+
+  test('is what the policy says, where it says so', () => {
+    const { description } = described({ readinessProbe: { tcpSocket: { port: 80 } } }, 'cr.container.readiness=true');
+
+    expect(description.container.readiness).toBe('true');
+  });
+
+  test('is none where the probe asks a port of which nobody knows the number, which is told', () => {
+    const { description, warnings } = described({ readinessProbe: { tcpSocket: { port: 'web' } } });
+
+    expect(description.container.readiness).toBeUndefined();
+    expect(warnings).toEqual([expect.stringContaining('asks a port')]);
+  });
+});
+
+describe('probes of a restored container', () => {
+  test.each<[PodProbe, PodProbe]>([
+    [{}, { periodSeconds: 1, failureThreshold: 30 }],
+    [
+      { periodSeconds: 5, failureThreshold: 2, timeoutSeconds: 3, successThreshold: 2 },
+      { periodSeconds: 1, failureThreshold: 10, timeoutSeconds: 3, successThreshold: 2 },
+    ],
+    [
+      { periodSeconds: 1, failureThreshold: 3 },
+      { periodSeconds: 1, failureThreshold: 3 },
+    ],
+  ])('readiness and startup are asked every second, and give up after the same time: %j', (before, after) => {
+    const tcpSocket = { port: 80 };
+
+    const { container } = described({
+      readinessProbe: { ...before, tcpSocket },
+      startupProbe: { ...before, tcpSocket },
+      livenessProbe: { ...before, tcpSocket },
+    });
+
+    expect(container.readinessProbe).toEqual({ ...after, tcpSocket });
+    expect(container.startupProbe).toEqual({ ...after, tcpSocket });
+    expect(container.livenessProbe).toEqual({ ...before, tcpSocket });
+  });
+
+  test('stay as they are where the annotation says so', () => {
+    const readinessProbe = { tcpSocket: { port: 80 }, periodSeconds: 5 };
+
+    const { container } = injected(aPod({ readinessProbe }, {}, { 'rekindle.dev/probe-period': 'keep' }));
+
+    expect(container.readinessProbe).toEqual(readinessProbe);
+  });
+});

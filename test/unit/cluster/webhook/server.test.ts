@@ -1,0 +1,117 @@
+import { Agent, request } from 'undici';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { makeAuthority, makeServing } from '../../../../src/cluster/authority.ts';
+import { canUseImageVolumes } from '../../../../src/cluster/webhook/image-volumes.ts';
+import type { AdmissionRequest, Verdict } from '../../../../src/cluster/webhook/review.ts';
+import { openWebhook, type Webhook } from '../../../../src/cluster/webhook/server.ts';
+import { silentLog } from '../../../../src/lib/log.ts';
+
+const HOUR = 3_600_000;
+let authority: Awaited<ReturnType<typeof makeAuthority>>;
+let serving: typeof authority;
+let changed: () => void;
+let webhook: Webhook;
+let decide: (request: AdmissionRequest) => Promise<Verdict>;
+
+const review = (object: object) =>
+  JSON.stringify({
+    apiVersion: 'admission.k8s.io/v1',
+    kind: 'AdmissionReview',
+    request: { uid: 'u-1', operation: 'CREATE', kind: { kind: 'Pod' }, object },
+  });
+
+beforeEach(async () => {
+  authority = await makeAuthority('test', Date.now(), HOUR);
+  serving = await makeServing(authority, ['127.0.0.1'], Date.now(), HOUR);
+  decide = async () => ({ warnings: [] });
+  const onChange = (callback: () => void) => {
+    changed = callback;
+    return () => undefined;
+  };
+  const deps = { admission: { pod: (of: AdmissionRequest) => decide(of), owner: async () => ({ warnings: ['owner'] }) }, log: silentLog };
+  webhook = await openWebhook({ ...deps, certificates: { current: () => serving, onChange } }, { host: '127.0.0.1', port: 0 });
+});
+afterEach(() => webhook[Symbol.asyncDispose]());
+
+async function ask(path: string, body: string, ca = authority.cert) {
+  const dispatcher = new Agent({ connect: { ca } });
+  try {
+    const { statusCode, body: answer } = await request(`${webhook.url}${path}`, { method: 'POST', body, dispatcher });
+    const text = await answer.text();
+    return { status: statusCode, text, json: () => JSON.parse(text) as { response: { patch?: string } & Record<string, unknown> } };
+  } finally {
+    await dispatcher.close();
+  }
+}
+
+describe('the webhook', () => {
+  test('answers with a patch of what is to be changed, and always admits', async () => {
+    decide = async ({ object }) => ({ object: { ...object, b: 2 }, warnings: ['so … so', 'x'.repeat(300)] });
+
+    const { response } = (await ask('/webhook/pods?timeout=5s', review({ a: 1 }))).json();
+
+    expect(response).toMatchObject({ uid: 'u-1', allowed: true, patchType: 'JSONPatch' });
+    expect(JSON.parse(atob(response.patch ?? ''))).toEqual([{ op: 'add', path: '/b', value: 2 }]);
+    // They travel in HTTP headers.
+    expect(response.warnings).toEqual(['rekindle: so   so', expect.stringMatching(/^rekindle: x+\.\.\.$/)]);
+    expect((response.warnings as string[])[1]).toHaveLength(256);
+  });
+
+  test('answers about owners, too', async () => {
+    expect((await ask('/webhook/owners', review({}))).json().response).toEqual({
+      uid: 'u-1',
+      allowed: true,
+      warnings: ['rekindle: owner'],
+    });
+  });
+
+  test.each([
+    ['/webhook/pods', 'nonsense', 400],
+    ['/webhook/pods', '{}', 400],
+    ['/webhook/pods', ' '.repeat(9 * 1024 * 1024), 400],
+    ['/', '{}', 404],
+  ])('refuses what is no question: %s', async (path, body, status) => {
+    expect(
+      await ask(path, body).then(
+        (answer) => answer.status,
+        () => 400,
+      ),
+    ).toBe(status);
+  });
+
+  test('says that it failed without saying why', async () => {
+    decide = () => Promise.reject(new Error('geheim'));
+
+    const answer = await ask('/webhook/pods', review({}));
+
+    expect(answer.status).toBe(500);
+    expect(answer.text).not.toContain('geheim');
+  });
+
+  test('uses a renewed certificate for the next connection', async () => {
+    const next = await makeAuthority('next', Date.now(), HOUR);
+    serving = await makeServing(next, ['127.0.0.1'], Date.now(), HOUR);
+
+    changed();
+
+    await expect(ask('/webhook/pods', review({}))).rejects.toThrow();
+    expect((await ask('/webhook/pods', review({}), next.cert)).status).toBe(200);
+  });
+});
+
+test.each([
+  [36, ['v1.36.3 containerd://2.1.9+unknown'], true],
+  [35, ['v1.35.0 containerd://2.1.0', 'v1.35.1 cri-o://1.35.0'], true],
+  [34, ['v1.34.0 containerd://2.1.0'], false],
+  [36, ['v1.36.0 containerd://2.1.0', 'v1.34.2 containerd://2.1.0'], false],
+  [36, ['v1.36.0 containerd://1.7.27'], false],
+  [36, ['v1.36.0 cri-o://1.30.2'], false],
+  [36, ['v1.36.0 somethingelse://9.9'], false],
+])('in Kubernetes 1.%i with nodes %j image volumes are used: %s', (minor, nodes, used) => {
+  const status = (text: string) => {
+    const [kubeletVersion = '', containerRuntimeVersion = ''] = text.split(' ');
+    return { status: { nodeInfo: { kubeletVersion, containerRuntimeVersion } } } as Parameters<typeof canUseImageVolumes>[1][number];
+  };
+
+  expect(canUseImageVolumes(minor, nodes.map(status))).toBe(used);
+});
