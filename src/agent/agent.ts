@@ -216,7 +216,7 @@ export class Agent implements AsyncDisposable {
       if (restoredMs === undefined) this.#cold(container, connection, cold);
       // The agent ends: what runs goes on, and nobody failed.
       if (signal.aborted) return;
-      await this.#seeds.failed(found.digest, container.workload, cold);
+      await this.#seeds.failed(found.digest, container, cold);
       if (restoredMs !== undefined) await this.#startOver(container, cold);
     }
   }

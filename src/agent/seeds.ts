@@ -95,11 +95,15 @@ export class Seeds {
     await store.prove(digest).catch((err: unknown) => log.warn({ err, snapshot: digest }, 'that it was restored is not written down'));
   }
 
-  /** A restore of it failed; after some in a row it is quarantined, and at once where the first restore is the trial. */
-  async failed(digest: string, workload: WorkloadSpec, { reason, code }: Cold): Promise<void> {
+  /**
+   * A restore of it failed; after some in a row it is quarantined, and at once where the first restore is the trial. One into a container that somebody
+   * ended meanwhile does not count.
+   */
+  async failed(digest: string, { uid, workload }: Container, { reason, code }: Cold): Promise<void> {
     // It has been removed.
     if (code === 'snapshot_corrupt') return;
-    const { store } = this.#deps;
+    const { store, host } = this.#deps;
+    if (await host.isLeaving(uid)) return;
     const failures = (this.#failures.get(digest) ?? 0) + 1;
     this.#failures.set(digest, failures);
     if (workload.checkpoint.verify === 'first-restore' && !(await store.isProven(digest)))

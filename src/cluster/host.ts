@@ -115,6 +115,12 @@ export class ClusterHost implements ContainerMaker {
     return pod === undefined ? undefined : this.#look(pod);
   }
 
+  async isLeaving(uid: string): Promise<boolean> {
+    if (this.#deps.trials.find(uid) !== undefined) return false;
+    const pod = this.#byUid.get(uid);
+    return pod === undefined || pod.metadata?.deletionTimestamp !== undefined;
+  }
+
   async list(): Promise<readonly Container[]> {
     const found = await Promise.all([...this.#byUid.values()].filter(mayRun).map((pod) => this.#findQuietly(pod.metadata?.uid ?? '')));
     return [...found.flatMap((one) => (one === undefined ? [] : [one])), ...this.#deps.trials.list()];

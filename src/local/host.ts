@@ -187,6 +187,11 @@ export class LocalHost implements ContainerMaker {
     return record === undefined ? undefined : asContainer(record);
   }
 
+  async isLeaving(uid: string): Promise<boolean> {
+    const record = await readRecord(this.#deps.stateDir, uid);
+    return record === undefined || record.phase === 'removing';
+  }
+
   async list(): Promise<readonly Container[]> {
     const found = await Promise.all((await listUids(this.#deps.stateDir)).map((uid) => this.find(uid)));
     return found.filter((container) => container !== undefined);

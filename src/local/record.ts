@@ -25,7 +25,7 @@ const ContainerRecord = Type.Object({
   runtime: Type.Union([Type.Literal('crun'), Type.Literal('runc')]),
   /** Who makes it (or makes it again): as long as that process lives nobody else cleans up after it. */
   creator: Process,
-  phase: Type.Union([Type.Literal('creating'), Type.Literal('running')]),
+  phase: Type.Union([Type.Literal('creating'), Type.Literal('running'), Type.Literal('removing')]),
   /** PID 1; absent until it exists. */
   init: Type.Optional(Process),
   restarts: Type.Integer({ minimum: 0 }),

@@ -5,7 +5,15 @@ import type { AddressPool } from './addresses.ts';
 import { type Cgroups, killGroups, removeGroups } from './cgroups.ts';
 import type { LocalNetwork } from './network.ts';
 import { identify, isAlive, type ProcessId, runtimeProcessesOf, signalProcess } from './processes.ts';
-import { type ContainerPaths, type ContainerRecord, containerPaths, listUids, readRecord, removeUnfinished } from './record.ts';
+import {
+  type ContainerPaths,
+  type ContainerRecord,
+  containerPaths,
+  listUids,
+  readRecord,
+  removeUnfinished,
+  writeRecord,
+} from './record.ts';
 import { ContainerFiles } from './root.ts';
 import type { Runtime, RuntimeName } from './runtime.ts';
 
@@ -74,6 +82,8 @@ export class ContainerRemover {
     )
       return;
     const record = await readRecord(stateDir, uid);
+    // Before anything ends: whoever sees it end looks here for why.
+    if (record?.phase === 'running') await writeRecord(stateDir, { ...record, phase: 'removing' });
     await this.#end(uid, paths, record, graceMs);
     if (record === undefined) await Promise.all(Object.values(runtimes).map((runtime) => runtime.delete(uid)));
     else await runtimes[record.runtime].delete(uid);

@@ -69,6 +69,8 @@ export type ExecOutcome = { readonly status: number; readonly output: string };
 export interface Host {
   /** The container with this uid, or undefined. */
   find(uid: string): Promise<Container | undefined>;
+  /** Whether somebody ends this container for good, or has: a restore into it that failed says nothing of its snapshot. */
+  isLeaving(uid: string): Promise<boolean>;
   /** Every container of rekindle's on this machine. */
   list(): Promise<readonly Container[]>;
   /** Runs a command with exactly the container's rights, in its namespaces. Output is stdout and stderr, at most 64 KiB of it. */

@@ -57,6 +57,16 @@ export function hostConformance(name: string, open: () => Promise<HostUnderTest>
       await expect(subject.host.exec(container, ['true'], options())).rejects.toMatchObject({ code: 'not_found' });
     });
 
+    test('a container is leaving once it was removed, and not before', async () => {
+      const container = await subject.aContainer();
+
+      const before = await subject.host.isLeaving(container.uid);
+      await subject.end(container);
+
+      expect(before).toBe(false);
+      expect(await subject.host.isLeaving(container.uid)).toBe(true);
+    });
+
     test('a command gives its status and what it wrote to stdout and stderr', async () => {
       const container = await subject.aContainer();
 

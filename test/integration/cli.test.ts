@@ -224,6 +224,7 @@ test('instances outlive a killed command, are known by how they started, and the
   const next = as(Started, await cli.json('run', 'web', '-d'));
   const after = await status();
 
+  expect(foreground.stdout).toMatch(/ {2}restored in \d+ ms/);
   expect(left.agent).toBeNull();
   expect(left.instances.map(({ state }) => state.at)).toEqual(['live']);
   expect(next[0]?.start).toBe('restore');

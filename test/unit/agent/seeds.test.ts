@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import type { AgentEvent } from '../../../src/agent/events.ts';
 import { Restorer } from '../../../src/agent/restorer.ts';
 import { Seeds } from '../../../src/agent/seeds.ts';
@@ -13,7 +13,7 @@ import { silentLog } from '../../../src/lib/log.ts';
 import { parseRekindleFile } from '../../../src/workloads/file.ts';
 import type { Container, ContainerMaker } from '../../../src/workloads/host.ts';
 import { until } from '../../fixtures/until.ts';
-import { aFolder, aStore, machine, never } from '../snapshots/builders.ts';
+import { aFolder, aStore, machine, never, publish } from '../snapshots/builders.ts';
 
 const HASH = 'spec-1';
 
@@ -37,19 +37,21 @@ class SetClock implements Clock {
 }
 
 /** `status` is how readiness commands end. */
-async function someSeeds(dir: string, status: number) {
+async function someSeeds(dir: string, status: number, leaving = false) {
   const unused = async () => {
     throw new Error('not in this test');
   };
   const host: ContainerMaker = {
     ...{ create: unused, restart: unused, startOver: unused, setPool: unused, resting: unused, end: unused, remove: unused },
     find: async () => undefined,
+    isLeaving: async () => leaving,
     list: async () => [],
     exec: async () => ({ status, output: 'no' }),
     wait: (_container, signal) =>
       new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason), { once: true })),
     logFile: () => '',
   };
+  const store = aStore(join(dir, 'snapshots'));
   const clock = new SetClock();
   const events: AgentEvent[] = [];
   const workDir = join(dir, 'work');
@@ -60,12 +62,12 @@ async function someSeeds(dir: string, status: number) {
     tools: { ...tools, helpers: new RestoreHelpers({ helper: tools.helper, spares: 0 }) },
     dial: { spawnDuplex, connect: '' },
     largePages: { hold: () => ({ [Symbol.dispose]: () => {} }) },
-    store: aStore(join(dir, 'snapshots')),
+    store,
     slotOf: unused,
     live: async () => new Set<string>(),
     listener: (event: AgentEvent) => events.push(event),
   };
-  return { seeds: new Seeds({ ...deps, restorer: new Restorer(deps) }), clock, events };
+  return { seeds: new Seeds({ ...deps, restorer: new Restorer(deps) }), store, clock, events };
 }
 
 const make = (seeds: Seeds, container: Container) => seeds.make({ container, hash: HASH, mounts: [] }, () => {}, never);
@@ -122,4 +124,25 @@ test.skipIf(process.geteuid?.() !== 0)('one that is refused for what the applica
     if (application.pid !== undefined) process.kill(-application.pid, 'SIGKILL');
     await until('its end', () => application.exitCode !== null || application.signalCode !== null);
   }
+});
+
+describe('failed restores', () => {
+  const failThrice = async (dir: string, leaving: boolean) => {
+    const { seeds, store } = await someSeeds(dir, 0, leaving);
+    const { digest } = await publish(store);
+    for (let i = 0; i < 3; i++) await seeds.failed(digest, aContainer(''), { why: 'failed', reason: 'no', code: 'restore_failed' });
+    return (await store.quarantined(digest))?.reason;
+  };
+
+  test('three in a row, and the snapshot is left alone', async () => {
+    await using folder = await aFolder();
+
+    expect(await failThrice(folder.path, false)).toContain('3 restores in a row failed');
+  });
+
+  test('into containers that somebody ended meanwhile do not count', async () => {
+    await using folder = await aFolder();
+
+    expect(await failThrice(folder.path, true)).toBeUndefined();
+  });
 });
