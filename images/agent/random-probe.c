@@ -232,6 +232,16 @@ static int set_registers(int pid, const Registers *r) {
   return set_general(pid, &r->general) || failed ? -1 : 0;
 }
 
+// A sleep, poll or futex wait with a timeout that our stop interrupted would go on by what the kernel keeps of it for the task, and a call of ours that sleeps
+// replaces that: the system call would fail with EINTR, which it never would by itself. So it is made again from its begin.
+static void begin_again(struct user_regs_struct *r) {
+  const long restart_block = -516;  // ERESTART_RESTARTBLOCK, include/linux/errno.h
+  if ((long)r->rax != restart_block || (long)r->orig_rax < 0) return;
+  r->rax = r->orig_rax;
+  r->orig_rax = (unsigned long)-1;
+  r->rip -= 2;  // syscall, and int 0x80
+}
+
 // 1: stopped (how, in `status`), 0: deadline, -1: the process has ended.
 static int wait_stop(int pid, int *status, long deadline) {
   for (;;) {
@@ -310,6 +320,7 @@ static void draw(int pid, int count, long deadline) {
     else if ((kept = WSTOPSIG(status)) && ptrace(PTRACE_CONT, pid, 0, 0)) error = "it cannot be continued";
   }
   if (!error && get_registers(pid, &saved)) error = "its registers cannot be read";
+  begin_again(&saved.general);
   int stopped = attached && !error;
   for (int i = 0; i < count; i++) {
     char name[sizeof sources->name + 16];
