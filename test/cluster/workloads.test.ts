@@ -210,7 +210,7 @@ describe.concurrent('a pod', () => {
         ['app', 0],
         ['sidecar', 0],
       ]);
-      expect(await space.kubectl('logs', nameOf(clone), '-c', 'sidecar')).toBe('beside\n');
+      expect(await space.kubectl('logs', nameOf(clone), '-c', 'sidecar')).toBe('beside');
       expect((JSON.parse(await get(space, clone)) as Who).host).toBe(nameOf(clone));
     }
   });

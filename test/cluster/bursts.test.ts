@@ -1,0 +1,167 @@
+import { beforeAll, describe, expect, test } from 'vitest';
+import { exec, mustExec } from '../../src/lib/exec.ts';
+import { CLUSTER, foreign, installed } from './fixture/cluster.ts';
+import { aNamespace, isReady } from './fixture/namespace.ts';
+import { get, nameOf, startOf, untilSnapshots } from './fixture/snapshots.ts';
+import { aDeployment, type DeploymentOptions, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
+
+const space = aNamespace();
+const other = aNamespace();
+const WITHIN_MS = 120_000;
+const TIMEOUT = { timeout: 3 * WITHIN_MS };
+const RESTORED = /^restored in \d+ ms$/;
+const SEED = /first of its kind/;
+const PATIENT = ['cr.restore.deadlineSeconds=90', 'cr.checkpoint.deadlineSeconds=300'];
+const who = (name: string, options: Partial<DeploymentOptions> = {}) =>
+  aDeployment({
+    name,
+    command: WHO_COMMAND,
+    properties: 'patient',
+    ...options,
+    container: { readinessProbe: { httpGet: { path: '/', port: PORT }, periodSeconds: 5 }, ...options.container },
+  });
+const ask = async (pod: Parameters<typeof get>[1]) => JSON.parse(await get(space, pod)) as Who;
+
+beforeAll(async () => {
+  await installed();
+  for (const one of [space, other]) await one.apply(propertiesOf('patient', PATIENT));
+});
+
+describe('a burst', () => {
+  test('of thirty pods is restored on both nodes, each pod with its own name', TIMEOUT, async () => {
+    await space.apply(who('burst'));
+    await space.untilReady('app=burst', 1, WITHIN_MS);
+    await untilSnapshots(space, 'burst', 1, WITHIN_MS);
+
+    await space.kubectl('scale', 'deployment/burst', '--replicas=31');
+    const pods = await space.untilReady('app=burst', 31, WITHIN_MS);
+    const all = await Promise.all(pods.map(ask));
+
+    const starts = pods.map(startOf);
+    expect(starts.filter((start) => !RESTORED.test(start))).toEqual([expect.stringMatching(SEED)]);
+    expect(new Set(pods.map(({ spec }) => spec?.nodeName)).size).toBe(2);
+    expect(all.map(({ host }) => host)).toEqual(pods.map(nameOf));
+    expect(pods.map(({ status }) => status?.containerStatuses?.[0]?.restartCount)).toEqual(pods.map(() => 0));
+  });
+
+  test('goes on over a rollout in its middle: all pods are of the new template, all are Ready', TIMEOUT, async () => {
+    await space.kubectl('scale', 'deployment/burst', '--replicas=4');
+    await space.untilReady('app=burst', 4, WITHIN_MS);
+
+    await space.kubectl('scale', 'deployment/burst', '--replicas=14');
+    await space.until('the burst to be under way', async () => (await space.podsOf('app=burst')).length > 6);
+    await space.kubectl('set', 'env', 'deployment/burst', 'COLOR=blue');
+    await space.kubectl('rollout', 'status', 'deployment/burst', '--timeout=110s');
+    const pods = await space.untilReady('app=burst', 14, WITHIN_MS);
+    const all = await Promise.all(pods.map(ask));
+
+    expect(all.map(({ color }) => color)).toEqual(pods.map(() => 'blue'));
+    expect(all.map(({ host }) => host)).toEqual(pods.map(nameOf));
+    // What was deleted in the middle of a restore does not speak against the snapshot.
+    await space.kubectl('rollout', 'undo', 'deployment/burst');
+    await space.kubectl('rollout', 'status', 'deployment/burst', '--timeout=110s');
+    const back = await space.untilReady('app=burst', 14, WITHIN_MS);
+    expect(back.map(startOf).filter((start) => !RESTORED.test(start))).toEqual([]);
+    await space.kubectl('scale', 'deployment/burst', '--replicas=0');
+  });
+});
+
+describe.concurrent('a Deployment', () => {
+  test('whose seed is deleted while it warms up has its next pod as the seed', TIMEOUT, async () => {
+    await space.apply(propertiesOf('slow', [...PATIENT, 'cr.container.warmup=sleep 8']), who('early', { properties: 'slow' }));
+    const first = await space.until('the seed', async () => (await space.podsOf('app=early'))[0], WITHIN_MS);
+    await space.until(
+      'the warm-up',
+      async () => (await space.podsOf('app=early')).some(({ status }) => status?.containerStatuses?.[0]?.ready),
+      WITHIN_MS,
+    );
+    const shut = isReady(first);
+
+    await space.kubectl('delete', 'pod', nameOf(first), '--grace-period=1');
+    const [second] = await space.untilReady('app=early', 1, WITHIN_MS);
+    const snapshots = await untilSnapshots(space, 'early', 1, WITHIN_MS);
+    await space.kubectl('scale', 'deployment/early', '--replicas=2');
+    const pods = await space.untilReady('app=early', 2, WITHIN_MS);
+
+    expect(shut).toBe(false);
+    expect(nameOf(second ?? {})).not.toBe(nameOf(first));
+    expect(startOf(second ?? {})).toMatch(SEED);
+    expect(snapshots).toHaveLength(1);
+    expect(pods.map(startOf).filter((start) => RESTORED.test(start))).toHaveLength(1);
+  });
+
+  test('that is the same as one of another namespace is not restored from its snapshot, whatever its pods say', TIMEOUT, async () => {
+    await space.apply(who('same'));
+    const [mine] = await space.untilReady('app=same', 1, WITHIN_MS);
+    await untilSnapshots(space, 'same', 1, WITHIN_MS);
+    const { born } = await ask(mine ?? {});
+    // What the webhook has written is copied, so that the pod claims to be the other's.
+    const annotations = {
+      'rekindle.dev/workload': mine?.metadata?.annotations?.['rekindle.dev/workload']?.replaceAll(other.name, space.name) ?? '',
+    };
+    await other.apply(who('same', { annotations }));
+    const [theirs] = await other.untilReady('app=same', 1, WITHIN_MS);
+    const said = JSON.parse(await get(other, theirs ?? {})) as Who;
+
+    expect(annotations['rekindle.dev/workload']).not.toBe('');
+    expect(startOf(theirs ?? {})).not.toMatch(RESTORED);
+    expect(said.born).not.toBe(born);
+  });
+
+  test.skipIf(foreign)(
+    'whose snapshot is deleted from one node has its pods there restored or cold, and it is brought again',
+    TIMEOUT,
+    async () => {
+      const onNode = (n: number, ...command: string[]) => exec(CLUSTER, ['node', String(n), ...command], { timeoutMs: 30_000 });
+      await space.apply(who('lost'));
+      await space.untilReady('app=lost', 1, WITHIN_MS);
+      const [snapshot] = await untilSnapshots(space, 'lost', 1, WITHIN_MS);
+      const dir = `/var/lib/rekindle/snapshots/${snapshot?.digest}`;
+      await space.until('it on both nodes', async () => (await untilSnapshots(space, 'lost'))[0]?.nodes.length === 2, WITHIN_MS);
+
+      await mustExec(exec, CLUSTER, ['node', '2', 'rm', '-r', dir], { timeoutMs: 30_000 });
+      await space.kubectl('scale', 'deployment/lost', '--replicas=7');
+      const pods = await space.untilReady('app=lost', 7, WITHIN_MS);
+      const all = await Promise.all(pods.map(ask));
+      await space.until('it again on node 2', async () => (await onNode(2, 'test', '-f', `${dir}/manifest.json`)).status === 0, WITHIN_MS);
+
+      expect(all.map(({ host }) => host)).toEqual(pods.map(nameOf));
+      for (const pod of pods) expect(startOf(pod)).toMatch(/^(restored in \d+ ms|cold: .+)$/);
+      expect(pods.filter(({ spec }) => spec?.nodeName === 'node1').map(startOf)).toContainEqual(expect.stringMatching(RESTORED));
+    },
+  );
+
+  test('whose pods are evicted under a PodDisruptionBudget has them restored elsewhere, never fewer than that says', TIMEOUT, async () => {
+    await space.apply(
+      {
+        apiVersion: 'policy/v1',
+        kind: 'PodDisruptionBudget',
+        metadata: { name: 'kept' },
+        spec: { minAvailable: 3, selector: { matchLabels: { app: 'kept' } } },
+      },
+      who('kept'),
+    );
+    await space.untilReady('app=kept', 1, WITHIN_MS);
+    await untilSnapshots(space, 'kept', 1, WITHIN_MS);
+    await space.kubectl('scale', 'deployment/kept', '--replicas=4');
+    const before = await space.untilReady('app=kept', 4, WITHIN_MS);
+    const fewest: number[] = [];
+
+    for (const pod of before) {
+      await space.until(
+        `the eviction of ${nameOf(pod)}`,
+        async () => {
+          fewest.push((await space.podsOf('app=kept')).filter(isReady).length);
+          await space.evict(nameOf(pod));
+          return true;
+        },
+        WITHIN_MS,
+      );
+    }
+    const after = await space.untilReady('app=kept', 4, WITHIN_MS);
+
+    expect(after.map(nameOf).filter((name) => before.map(nameOf).includes(name))).toEqual([]);
+    expect(after.map(startOf)).toEqual(after.map(() => expect.stringMatching(RESTORED)));
+    expect(Math.min(...fewest)).toBeGreaterThanOrEqual(3);
+  });
+});

@@ -1,0 +1,208 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { V1Pod } from '@kubernetes/client-node';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { foreign, installed, kubectl } from './fixture/cluster.ts';
+import { aNamespace, isReady } from './fixture/namespace.ts';
+import {
+  CLIENT,
+  identityOf,
+  invoke,
+  type Notes,
+  parking,
+  parkingProperties,
+  podNamed,
+  stateLabel,
+  untilParked,
+} from './fixture/parking.ts';
+import { agentOn, agents, agentsOnlyOn, crash, gatewayAddress, silentApiServer, withoutRedis } from './fixture/roles.ts';
+import { get, nameOf, startOf, untilSnapshots } from './fixture/snapshots.ts';
+import { aDeployment, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
+
+/** Parts of rekindle, or of Kubernetes, are away: nothing else is tested meanwhile. */
+const space = aNamespace();
+const TIMEOUT = { timeout: 240_000 };
+const RESTORED = /^restored in \d+ ms$/;
+const IDLE_SECONDS = 20;
+const probe = { readinessProbe: { httpGet: { path: '/', port: PORT }, periodSeconds: 5 } };
+const who = (name: string) => aDeployment({ name, command: WHO_COMMAND, properties: 'patient', container: probe });
+
+const ask = async (pod: V1Pod) => JSON.parse(await get(space, pod)) as Who;
+/** The same without the API server: from this machine, which all networks of its own cluster lead to. */
+const askDirectly = async (pod: V1Pod) =>
+  (await (await fetch(`http://${pod.status?.podIP}:${PORT}/`, { signal: AbortSignal.timeout(5_000) })).json()) as Who;
+
+/** Scales `who` to one more pod, and returns that. */
+async function oneMore(name = 'who'): Promise<V1Pod> {
+  const before = await space.podsOf(`app=${name}`);
+  await space.kubectl('scale', `deployment/${name}`, `--replicas=${before.length + 1}`);
+  const after = await space.untilReady(`app=${name}`, before.length + 1);
+  const made = after.find((pod) => !before.some((old) => nameOf(old) === nameOf(pod)));
+  if (made === undefined) throw new Error('no pod was made');
+  return made;
+}
+
+beforeAll(async () => {
+  await installed();
+  await space.apply(
+    CLIENT,
+    propertiesOf('patient', ['cr.restore.deadlineSeconds=90', 'cr.checkpoint.deadlineSeconds=300']),
+    who('who'),
+    parkingProperties('notes', IDLE_SECONDS),
+    parking('notes', { replicas: 3 }),
+    {
+      apiVersion: 'v1',
+      kind: 'Service',
+      metadata: { name: 'who' },
+      spec: { selector: { app: 'who' }, ports: [{ port: 80, targetPort: PORT }] },
+    },
+  );
+  await space.untilReady('app=who');
+  for (const name of ['who', 'notes'])
+    await space.until(`${name} on both nodes`, async () => (await untilSnapshots(space, name))[0]?.nodes.length === 2);
+  await space.kubectl('scale', 'deployment/who', '--replicas=3');
+  await space.untilReady('app=who', 3);
+  await untilParked(space, 'notes', 3, 90_000);
+}, 240_000);
+
+describe('an agent', () => {
+  test('that crashes, or is replaced, leaves parked slots parked and live ones live; the next one wakes them', TIMEOUT, async () => {
+    const before = await untilParked(space, 'notes', 3, 90_000);
+    const live = await Promise.all((await space.podsOf('app=who')).map(ask));
+    const awake = await invoke(space, 'notes', '/write');
+    const node = (await podNamed(space, 'notes', awake.host)).spec?.nodeName;
+    const agent = await agentOn(node);
+    await crash(agent);
+    await space.until('the agent to be away', async () => !(await agents()).some(({ spec }) => spec?.nodeName === node));
+    const without = await space.podsOf('app=notes');
+    await installed();
+    const same = await invoke(space, 'notes');
+    await kubectl(['-n', 'rekindle', 'rollout', 'restart', 'daemonset/rekindle-agent']);
+    await kubectl(['-n', 'rekindle', 'rollout', 'status', 'daemonset/rekindle-agent', '--timeout=60s'], { timeoutMs: 70_000 });
+    const pods = await space.podsOf('app=who');
+    const still = await Promise.all(pods.map(ask));
+    const after = await untilParked(space, 'notes', 3, 90_000);
+    const woken = await invoke(space, 'notes');
+
+    expect(without.every(isReady)).toBe(true);
+    expect(without.map(stateLabel).sort()).toEqual(['live', 'parked', 'parked']);
+    expect(same).toMatchObject({ host: awake.host, start: 'warm', notes: 1 });
+    expect(after.map(identityOf)).toEqual(before.map(identityOf));
+    expect(woken).toMatchObject({ start: 'restore', born: awake.born, notes: 0, files: [] });
+    expect(still.map(({ host, born }) => [host, born])).toEqual(live.map(({ host, born }) => [host, born]));
+    expect(pods.every(isReady)).toBe(true);
+  });
+
+  test(
+    'that is not there: pods of that node start cold and become Ready, those of others are restored; then all are again',
+    TIMEOUT,
+    async () => {
+      const elsewhere = { 'kubernetes.io/hostname': 'node1' };
+      const before = (await space.podsOf('app=who')).map(nameOf);
+      {
+        await using _ = await agentsOnlyOn(elsewhere);
+        await space.kubectl('scale', 'deployment/who', '--replicas=9');
+        const pods = await space.untilReady('app=who', 9, 90_000);
+        const made = pods.filter((pod) => !before.includes(nameOf(pod)));
+        const on = (node: string) => made.filter(({ spec }) => spec?.nodeName === node).map(startOf);
+
+        expect(on('node1').length).toBeGreaterThan(0);
+        expect(on('node2').length).toBeGreaterThan(0);
+        for (const start of on('node1')) expect(start).toMatch(RESTORED);
+        for (const start of on('node2')) expect(start).toBe('cold: no agent of rekindle runs on node2');
+      }
+      await space.kubectl('scale', 'deployment/who', '--replicas=3');
+      await space.untilReady('app=who', 3);
+      await space.kubectl('scale', 'deployment/who', '--replicas=9');
+      const again = await space.untilReady('app=who', 9, 90_000);
+
+      const restored = again.filter((pod) => RESTORED.test(startOf(pod)));
+      expect(new Set(restored.map(({ spec }) => spec?.nodeName)).size).toBe(2);
+      await space.kubectl('scale', 'deployment/who', '--replicas=3');
+      await space.untilReady('app=who', 3);
+    },
+  );
+
+  test('that is nowhere: live pods serve, parked ones stay parked, and a Deployment that is new becomes Ready', TIMEOUT, async () => {
+    const parked = await untilParked(space, 'notes', 3, 90_000);
+    const live = await Promise.all((await space.podsOf('app=who')).map(ask));
+    await using _ = await agentsOnlyOn({ 'rekindle.dev/none': 'here' });
+
+    await space.apply(who('late'));
+    const [late] = await space.untilReady('app=late', 1, 60_000);
+    const still = await Promise.all((await space.podsOf('app=who')).map(ask));
+    const notes = await space.podsOf('app=notes');
+
+    expect(startOf(late ?? {})).toMatch(/^cold: no agent of rekindle runs on node/);
+    expect(still.map(({ host, born }) => [host, born])).toEqual(live.map(({ host, born }) => [host, born]));
+    expect(notes.map(identityOf)).toEqual(parked.map(identityOf));
+    expect(notes.every(isReady)).toBe(true);
+    expect(notes.map(stateLabel)).toEqual(['parked', 'parked', 'parked']);
+  });
+});
+
+describe('Redis', () => {
+  test('that is away keeps no pod from being restored from what its node has; afterwards invokes wake pods again', TIMEOUT, async () => {
+    {
+      await using _ = await withoutRedis();
+      expect(startOf(await oneMore())).toMatch(RESTORED);
+      expect((await space.podsOf('app=notes')).map(stateLabel)).toEqual(['parked', 'parked', 'parked']);
+    }
+    const woken = await space.until('an answer', () => invoke(space, 'notes'), 30_000);
+
+    expect(woken.start).toBe('restore');
+    expect(startOf(await oneMore())).toMatch(RESTORED);
+  });
+});
+
+describe.skipIf(foreign)('the API server', () => {
+  test('that is silent for 20 s: live pods serve, a parked one is woken; afterwards all is as ever', TIMEOUT, async () => {
+    const parked = await untilParked(space, 'notes', 3, 90_000);
+    const pods = await space.podsOf('app=who');
+    const live = await Promise.all(pods.map(ask));
+    const gateway = await gatewayAddress();
+    const told: Who[][] = [];
+    let woken: { notes: Notes; start: string | null } | undefined;
+    {
+      await using _ = await silentApiServer();
+      for (let second = 0; second < 20; second += 2) {
+        told.push(await Promise.all(pods.map(askDirectly)));
+        if (second === 6) {
+          const signal = AbortSignal.timeout(10_000);
+          const answer = await fetch(`http://${gateway}/invoke/${space.name}/notes/`, { method: 'POST', body: 'x', signal });
+          woken = { notes: (await answer.json()) as Notes, start: answer.headers.get('rekindle-start') };
+        }
+        await delay(2_000);
+      }
+    }
+    const made = await space.until('another pod', () => oneMore(), 90_000);
+    const after = await untilParked(space, 'notes', 3, 90_000);
+
+    for (const one of told) expect(one.map(({ host, born }) => [host, born])).toEqual(live.map(({ host, born }) => [host, born]));
+    expect(woken?.start).toBe('restore');
+    expect(startOf(made)).toMatch(RESTORED);
+    expect(after.map(identityOf)).toEqual(parked.map(identityOf));
+  });
+});
+
+describe('agent and scaler', () => {
+  test('are replaced while clients ask a Service and the gateway: no request is lost', TIMEOUT, async () => {
+    // A new connection each time; what fails is written down.
+    const script = `const http=require('http');const failed=[];let n=0;
+      const ask=(o)=>new Promise((done)=>{n++;const r=http.request({agent:false,timeout:20000,...o},(a)=>{a.resume();a.on('end',()=>{if(a.statusCode!==200)failed.push(o.path+' '+a.statusCode);done()})});
+        r.on('error',(e)=>{failed.push(o.path+' '+e.message);done()});r.on('timeout',()=>r.destroy(new Error('timeout')));r.end()});
+      const until=Date.now()+30000;
+      const loop=async(o)=>{while(Date.now()<until){await ask(o);await new Promise((d)=>setTimeout(d,50))}};
+      Promise.all([loop({host:'who',path:'/'}),loop({host:'rekindle-gateway.rekindle',path:'/invoke/${space.name}/notes/'})]).then(()=>console.log(JSON.stringify({n,failed})));`;
+    const clients = space.kubectl('exec', 'client', '--', 'node', '-e', script);
+
+    for (const role of ['daemonset/rekindle-agent', 'deployment/rekindle-scaler'])
+      await kubectl(['-n', 'rekindle', 'rollout', 'restart', role]);
+    const made = await oneMore();
+    await installed();
+    const { n, failed } = JSON.parse(await clients) as { n: number; failed: string[] };
+
+    expect(failed).toEqual([]);
+    expect(n).toBeGreaterThan(200);
+    expect(isReady(made)).toBe(true);
+  });
+});
