@@ -32,7 +32,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ANSWER_MS = 300, ANSWER_PARKING_MS = 3000, UNDO_MS = 3000, CONNECT_MS = 5000, SHORT_GRACE_MS = 1000, LOOK_MS = 50, BACKOFF_MIN_MS = 50, BACKOFF_MAX_MS = 1000, STRANGERS_MS = 2000, REMEMBERED = 1024 };
+// How long the first word of an agent is waited for. One that listens is there and only busy: where it is kept from answering for REACH_MS, as in a burst
+// on a small node, a cold start would take many times as long, and would keep the others waiting too.
+enum { REACH_MS = 300, BUSY_MS = 2000, BUSY_PARKING_MS = 3000 };
+enum { UNDO_MS = 3000, CONNECT_MS = 5000, SHORT_GRACE_MS = 1000, LOOK_MS = 50, BACKOFF_MIN_MS = 50, BACKOFF_MAX_MS = 1000, STRANGERS_MS = 2000, REMEMBERED = 1024 };
 enum { PID_MAX_LIMIT = 4194304, LINE_MAX_BYTES = 256, NAME_MAX_CHARS = 253, NONCE_MAX_CHARS = 15 };
 
 // UNDOING: a claim met its deadline; whoever restores is given time to put the files back before CMD starts.
@@ -49,7 +52,7 @@ static int connection = -1, connecting, signals = -1;
 static int64_t deadline;  // of the state; PARKED and LIVE have none
 static int64_t ending_since;
 static int ended_status, has_ended, told_to_end;  // of the application that is to end; told_to_end: whoever is connected waits for it
-static int64_t hello_at, connect_at, connect_deadline;
+static int64_t began_at, hello_at, connect_at, connect_deadline;
 static int backoff_ms = BACKOFF_MIN_MS;
 static pid_t application;
 static char line[LINE_MAX_BYTES];
@@ -249,6 +252,11 @@ static void lost(void) {
   backoff_ms = backoff_ms * 2 < BACKOFF_MAX_MS ? backoff_ms * 2 : BACKOFF_MAX_MS;
 }
 
+// Nobody waits for the application of one that is to park.
+static void await_first_word(void) {
+  if (state == UNDECIDED) deadline = began_at + (on_demand ? BUSY_PARKING_MS : BUSY_MS);
+}
+
 static void connected(void) {
   char text[2 * NAME_MAX_CHARS + 64], is[32] = "undecided";
   connecting = 0;
@@ -257,6 +265,7 @@ static void connected(void) {
   snprintf(text, sizeof text, "hello 1 %s %s %s\n", pod_uid, container, is);
   if (say(text) != (int)strlen(text)) lost();
   hello_at = now_ms();
+  await_first_word();
 }
 
 static void connect_agent(void) {
@@ -273,6 +282,7 @@ static void connect_agent(void) {
     close(connection);
     connection = -1;
     connect_at = now_ms() + 5;
+    await_first_word();
   } else {
     lost();
   }
@@ -422,8 +432,8 @@ int main(int argc, char **argv) {
   if (!is_word(pod_uid, NAME_MAX_CHARS) || !is_word(container, NAME_MAX_CHARS) || open_signals() < 0) become_command();
   answer_at(getenv("REKINDLE_PARKED_PORTS"));
 
-  // Nobody waits for the application of one that is to park.
-  deadline = now_ms() + (on_demand ? ANSWER_PARKING_MS : ANSWER_MS);
+  began_at = now_ms();
+  deadline = began_at + (on_demand ? BUSY_PARKING_MS : REACH_MS);
   for (;;) {
     int64_t now = now_ms();
     if (connection < 0 && now >= connect_at) connect_agent();
