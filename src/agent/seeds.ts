@@ -63,7 +63,7 @@ export class Seeds {
     signal: AbortSignal,
   ): Promise<SeedOutcome | undefined> {
     const { container, hash, mounts, eager = false } = seed;
-    const { listener, log, clock } = this.#deps;
+    const { listener, log, clock, host } = this.#deps;
     const spec = this.#spec(hash);
     const workload = container.workload.name;
     spec.seedRuns = true;
@@ -78,7 +78,9 @@ export class Seeds {
       if (signal.aborted) return undefined;
       const { code, message: reason } = toRekindleError(error);
       const forever = code === 'dump_refused' || code === 'random_shared' || code === 'config_invalid';
-      spec.refusal = { reason, until: forever ? Number.POSITIVE_INFINITY : clock.now() + RETRY_SEED_AFTER_MS };
+      // One that somebody ended says nothing of the next.
+      const retryAfterMs = forever ? Number.POSITIVE_INFINITY : (await host.isLeaving(container.uid)) ? 0 : RETRY_SEED_AFTER_MS;
+      spec.refusal = { reason, until: clock.now() + retryAfterMs };
       listener({ type: 'checkpoint-failed', workload, specHash: hash, code, reason });
       log.warn({ workload, code, reason }, 'no snapshot could be made');
       return { code, reason };

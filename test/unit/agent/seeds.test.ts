@@ -95,6 +95,16 @@ test('a failed seed is tried again after 60 s and not before', async () => {
   expect(seeds.refusal(HASH)).toContain('not ready after');
 });
 
+test('one that somebody ended while it warmed up does not keep the next from being tried', async () => {
+  await using folder = await aFolder();
+  const { seeds } = await someSeeds(folder.path, 1, true);
+
+  const outcome = await make(seeds, aContainer(', readiness: { command: check, failureThreshold: 2 }'));
+
+  expect(outcome).toMatchObject({ code: 'not_ready' });
+  expect(seeds.refusal(HASH)).toBeUndefined();
+});
+
 test('one whose policy cannot work is never tried again', async () => {
   await using folder = await aFolder();
   const { seeds, clock } = await someSeeds(folder.path, 0);
