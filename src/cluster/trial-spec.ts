@@ -13,7 +13,10 @@ const Spec = Type.Object({
   process: Type.Object({ args: Texts, env: Texts, oomScoreAdj: Type.Optional(Type.Integer()) }),
   root: Type.Object({ readonly: Type.Optional(Type.Boolean()) }),
   mounts: Type.Array(Type.Object({ destination: Type.String(), source: Type.Optional(Type.String()), options: Type.Optional(Texts) })),
-  linux: Type.Object({ namespaces: Type.Array(Type.Object({ type: Type.String() })) }),
+  linux: Type.Object({
+    namespaces: Type.Array(Type.Object({ type: Type.String() })),
+    resources: Type.Optional(Type.Object({ cpu: Type.Optional(Type.Object({ shares: Type.Optional(Type.Integer()) })) })),
+  }),
 });
 type Spec = Static<typeof Spec>;
 type SpecMount = Spec['mounts'][number];
@@ -52,6 +55,8 @@ export const AGENT_SOCKET = 'agent.sock';
 export const ETC_FILES = ['hosts', 'hostname', 'resolv.conf'] as const;
 
 const SHARED_MEMORY = '/dev/shm';
+/** Of half a processor. A trial's group stands beside that of all pods: with the share that a pod of 10m has among its like it would get nothing on a busy node. */
+const TRIAL_CPU_SHARES = 512;
 const PROPAGATION = /^r?(?:private|shared|slave|unbindable)$/;
 /** Options of an overlay that its lower directories need, or were made with. */
 const LASTING_OPTION = /^(?:redirect_dir|metacopy|index|userxattr|xino)(?:=|$)/;
@@ -118,10 +123,12 @@ function processOf(input: TrialInput, original: Spec['process']): object {
 function linuxOf(input: TrialInput, linux: Spec['linux']): object {
   if (linux.namespaces.some(({ type }) => type === 'user'))
     throw new RekindleError('verify_failed', 'no trial container can be made of a container with a user namespace of its own');
+  const cpu = linux.resources?.cpu ?? {};
   const types = new Set([...linux.namespaces.map(({ type }) => type), 'pid', 'ipc', 'uts', 'mount', 'network']);
   const sysctl = Value.Check(Sysctls, input.sandboxSpec) ? input.sandboxSpec.linux.sysctl : {};
   return {
     ...linux,
+    resources: { ...linux.resources, cpu: { ...cpu, shares: Math.max(cpu.shares ?? 0, TRIAL_CPU_SHARES) } },
     intelRdt: undefined,
     rootfsPropagation: 'rslave',
     sysctl,

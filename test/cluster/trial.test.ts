@@ -133,6 +133,10 @@ describe.skipIf(reason !== undefined)(`trial containers on a node${reason === un
       const [ofTrial, ofSeed] = [mounts(trial.pid), mounts(seed.pid)];
       expect([...ofSeed].filter(([at, options]) => ofTrial.get(at) !== options)).toEqual([]);
       expect(await limits(trial.pid)).toEqual(await limits(seed.pid));
+      // Beside all the pods of the node, not among them.
+      expect(await limits(trial.pid, { cpu: ['cpu.shares'], '': ['cpu.weight'] })).toEqual([
+        expect.stringMatching(/^cpu\.(shares 512|weight \d\d+)$/),
+      ]);
       await maker.remove(trial.uid);
     });
 
@@ -300,9 +304,15 @@ async function rights(pid: number): Promise<readonly string[]> {
 }
 
 /** Of memory and CPU, wherever the process's groups are. */
-async function limits(pid: number): Promise<readonly string[]> {
+async function limits(
+  pid: number,
+  files: Readonly<Record<string, readonly string[]>> = {
+    memory: ['memory.limit_in_bytes'],
+    cpu: ['cpu.cfs_quota_us'],
+    '': ['memory.max', 'cpu.max'],
+  },
+): Promise<readonly string[]> {
   const groups = (await readFile(`/proc/${pid}/cgroup`, 'utf8')).split('\n').map((line) => line.split(':'));
-  const files = { memory: ['memory.limit_in_bytes'], cpu: ['cpu.cfs_quota_us', 'cpu.shares'], '': ['memory.max', 'cpu.max'] };
   const found: string[] = [];
   for (const [, controllers = '', at = ''] of groups) {
     const names = Object.entries(files).find(([controller]) => controllers.split(',').includes(controller))?.[1] ?? [];
