@@ -1,7 +1,9 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import type { V1Pod } from '@kubernetes/client-node';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { START_ANNOTATION, STATE_LABEL } from '../../src/workloads/kubernetes.ts';
-import { installed } from './fixture/cluster.ts';
+import { installed, kubeconfig, kubectlPath } from './fixture/cluster.ts';
 import { aNamespace } from './fixture/namespace.ts';
 import { aDeployment, PORT, talkProperties, WHO_COMMAND, type Who } from './fixture/workloads.ts';
 
@@ -21,10 +23,38 @@ async function ask(pod: V1Pod): Promise<Who> {
   const text = await space.kubectl('get', '--raw', `/api/v1/namespaces/${space.name}/pods/${pod.metadata?.name}:${PORT}/proxy/`);
   return JSON.parse(text) as Who;
 }
+/** As a person reaches a pod from a desk. */
+async function throughPortForward(name: string): Promise<Who> {
+  const env = { ...process.env, KUBECONFIG: kubeconfig, PATH: kubectlPath };
+  const forward = spawn('kubectl', ['-n', space.name, 'port-forward', `pod/${name}`, `:${PORT}`], {
+    env,
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  try {
+    const [said] = (await once(forward.stdout, 'data')) as [Buffer];
+    const port = /127\.0\.0\.1:(\d+)/.exec(said.toString())?.[1];
+    return (await (await fetch(`http://127.0.0.1:${port}/`, { signal: AbortSignal.timeout(10_000) })).json()) as Who;
+  } finally {
+    forward.kill();
+  }
+}
 const startOf = (pod: V1Pod) => pod.metadata?.annotations?.[START_ANNOTATION] ?? '';
 const nameOf = (pod: V1Pod) => pod.metadata?.name ?? '';
 
 beforeAll(() => installed());
+
+/** Its liveness depends on what the application has, seen by a command of the kubelet's, and on a volume of its own. */
+const container = {
+  ...probe,
+  securityContext: RESTRICTED,
+  volumeMounts: [{ name: 'own', mountPath: '/own' }],
+  livenessProbe: {
+    exec: { command: ['sh', '-c', `curl -sf localhost:${PORT}/ >/dev/null && hostname >/own/probed`] },
+    periodSeconds: 2,
+    timeoutSeconds: 10,
+    failureThreshold: 5,
+  },
+};
 
 describe('a Deployment with a label and a ConfigMap as in the talk', () => {
   const deploy = (changes: Partial<Parameters<typeof aDeployment>[0]> = {}) =>
@@ -33,14 +63,14 @@ describe('a Deployment with a label and a ConfigMap as in the talk', () => {
         name: 'who',
         properties: 'who',
         command: WHO_COMMAND,
-        pod: { terminationGracePeriodSeconds: 60 },
-        container: { ...probe, securityContext: RESTRICTED },
+        pod: { terminationGracePeriodSeconds: 60, volumes: [{ name: 'own', emptyDir: {} }] },
+        container,
         ...changes,
       }),
     );
 
   test('its first pod starts cold, is held un-Ready until it has been checkpointed, and then serves', async () => {
-    await space.apply(talkProperties('who', ['cr.container.readiness.unknown=1'].slice(1)));
+    await space.apply(talkProperties('who'));
 
     await deploy();
     const name = nameOf(await space.until('the pod', async () => (await space.podsOf('app=who'))[0]));
@@ -87,11 +117,22 @@ describe('a Deployment with a label and a ConfigMap as in the talk', () => {
       const { heard: all } = await ask(pods.find((pod) => nameOf(pod) === name) as V1Pod);
       return all.length >= 2 && all;
     });
+    const logged = await space.until('its log', async () => {
+      const log = await space.kubectl('logs', name);
+      return log.includes('heard SIGUSR1') && log;
+    });
+    const probed = await space.until('an exec probe', () => space.kubectl('exec', name, '--', 'cat', '/own/probed'));
+    const forwarded = await throughPortForward(name);
     const since = performance.now();
     await space.kubectl('delete', 'pod', name, '--wait=true');
     const tookMs = performance.now() - since;
 
     expect(shown.trim()).toBe(name);
+    expect(logged).toContain('heard SIGHUP');
+    // What the seed said before it was checkpointed is the seed's.
+    expect(logged).not.toContain('serves');
+    expect(probed.trim()).toBe(name);
+    expect(forwarded.host).toBe(name);
     expect([...heard].sort()).toEqual(['SIGHUP', 'SIGUSR1']);
     // It heard SIGTERM, and nobody waited for the end of its grace period.
     expect(tookMs).toBeLessThan(55_000);
@@ -114,7 +155,7 @@ describe('a Deployment with a label and a ConfigMap as in the talk', () => {
 
   test('another environment is another snapshot, and going back finds the first again', { timeout: 240_000 }, async () => {
     await space.kubectl('scale', 'deployment/who', '--replicas=2');
-    await deploy({ replicas: 2, container: { ...probe, securityContext: RESTRICTED, env: [{ name: 'COLOR', value: 'blue' }] } });
+    await deploy({ replicas: 2, container: { ...container, env: [{ name: 'COLOR', value: 'blue' }] } });
     await space.kubectl('rollout', 'status', 'deployment/who', '--timeout=60s');
     const blue = await Promise.all((await space.untilReady('app=who', 2)).map(ask));
     await space.kubectl('rollout', 'undo', 'deployment/who');
@@ -124,5 +165,23 @@ describe('a Deployment with a label and a ConfigMap as in the talk', () => {
     expect(blue.map(({ color }) => color)).toEqual(['blue', 'blue']);
     expect((await Promise.all(back.map(ask))).map(({ color }) => color)).toEqual([undefined, undefined]);
     expect(back.map(startOf)).toEqual([expect.stringMatching(/^restored in/), expect.stringMatching(/^restored in/)]);
+  });
+
+  test('another ConfigMap is another snapshot', { timeout: 120_000 }, async () => {
+    await space.kubectl('scale', 'deployment/who', '--replicas=1');
+    await space.untilReady('app=who', 1);
+    const rolled = async () => {
+      await space.kubectl('rollout', 'restart', 'deployment/who');
+      await space.kubectl('rollout', 'status', 'deployment/who', '--timeout=60s');
+      const [pod] = await space.untilReady('app=who', 1);
+      return startOf(pod as V1Pod);
+    };
+
+    const same = await rolled();
+    await space.apply(talkProperties('who', ['cr.container.warmup=true']));
+    const changed = await rolled();
+
+    expect(same).toMatch(/^restored in/);
+    expect(changed).toContain('first of its kind');
   });
 });
