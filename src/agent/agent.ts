@@ -10,7 +10,6 @@ import { startAgain } from './container-process.ts';
 import { decide, SEED_RUNS } from './decide.ts';
 import { type AgentListener, type Cold, type InstanceState, WAS_SEED } from './events.ts';
 import type { Inventory } from './inventory.ts';
-import { machineClassOf } from './node-truth.ts';
 import { Pool, type PoolDeps } from './pool.ts';
 import { Restorer, type RestorerDeps } from './restorer.ts';
 import type { SeedDeps } from './seed.ts';
@@ -151,7 +150,7 @@ export class Agent implements AsyncDisposable {
       workload: container.workload,
       restarts: container.restarts,
       snapshot,
-      elsewhere: snapshot === undefined ? this.#elsewhere(hash) : undefined,
+      elsewhere: snapshot === undefined ? this.#deps.inventory.elsewhere(hash, container.workload, this.#deps.view().nodes) : undefined,
       refusal: snapshot === undefined ? (this.#seeds.refusal(hash) ?? (await this.#seeds.quarantined(hash))) : undefined,
       seedRuns: this.#seeds.runs(hash),
     });
@@ -164,14 +163,6 @@ export class Agent implements AsyncDisposable {
     await this.#seed(container, connection, hash, mounts);
     // Others must know of the snapshot before they may make another.
     await this.pool.reconcile();
-  }
-
-  /** A snapshot of this kind on another node of this class that may be restored. */
-  #elsewhere(hash: string): string | undefined {
-    const own = machineClassOf(this.#deps.machine);
-    const nodes = [...this.#deps.view().nodes.values()].filter(({ said }) => said.machineClass === own && said.peer !== undefined);
-    const all = nodes.flatMap(({ said }) => said.snapshots.filter((one) => one.specHash === hash && one.quarantined === undefined));
-    return all.toSorted((a, b) => b.createdAtMs - a.createdAtMs)[0]?.digest;
   }
 
   /** Restores when the snapshot has come, if that is soon enough. */

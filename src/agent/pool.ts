@@ -74,7 +74,7 @@ export class Pool implements Controller {
   /** What is told of the slots. */
   truth(): SlotTruth[] {
     const { inventory } = this.#deps;
-    return [...this.#slots.values()].map((slot) => slot.truth((hash) => inventory.fitting(hash)));
+    return [...this.#slots.values()].map((slot) => slot.truth((hash) => inventory.fitting(hash, slot.workload)));
   }
 
   /** Why no seed of this description can be made at present. */
@@ -236,7 +236,8 @@ export class Pool implements Controller {
     const known = this.#warming.get(key);
     if (known !== undefined) return known;
     const hash = this.#deps.index.get(name, workload.revision);
-    if (hash !== undefined && (this.#deps.inventory.fitting(hash) !== undefined || this.#deps.seeds.runs(hash))) return Promise.resolve();
+    if (hash !== undefined && (this.#deps.inventory.fitting(hash, workload.spec) !== undefined || this.#deps.seeds.runs(hash)))
+      return Promise.resolve();
     const warming = this.#seed(workload)
       .catch((error: unknown) => {
         const { message: reason, retryable } = toRekindleError(error);
@@ -263,7 +264,7 @@ export class Pool implements Controller {
         slot.container = arrival.container;
         this.#learn(slot, arrival.container);
         const hash = slot.facts?.hash ?? '';
-        if (this.#deps.inventory.fitting(hash) === undefined && !this.#deps.seeds.runs(hash))
+        if (this.#deps.inventory.fitting(hash, slot.workload) === undefined && !this.#deps.seeds.runs(hash))
           return await this.#starter.startSeed(slot, arrival.connection, from);
         await this.#parker.park(slot, arrival);
         return undefined;

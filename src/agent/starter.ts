@@ -80,7 +80,7 @@ export class Starter {
     if (container.pod !== undefined || slot.workload.container.volumes.some((volume) => 'from' in volume && volume.readOnly))
       learn(slot, container);
     if (asked !== undefined && inventory.has(asked)) return asked;
-    return inventory.fitting(slot.facts?.hash ?? '') ?? asked;
+    return inventory.fitting(slot.facts?.hash ?? '', slot.workload) ?? asked;
   }
 
   /** Starts a slot that has just said hello cold, as the seed if one is wanted. `made` settles when a checkpoint of it has ended. */
@@ -227,7 +227,7 @@ export class Starter {
     if (facts === undefined || slot.outdated || coldReason(container.workload) !== undefined) return false;
     const { hash } = facts;
     const why = seeds.refusal(hash) ?? inventory.quarantined(hash);
-    return why === undefined && inventory.fitting(hash) === undefined && !seeds.runs(hash);
+    return why === undefined && inventory.fitting(hash, slot.workload) === undefined && !seeds.runs(hash);
   }
 
   #whyNone(slot: PoolSlot): Cold {
