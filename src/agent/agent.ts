@@ -93,6 +93,12 @@ export class Agent implements AsyncDisposable {
     return this.#seeds;
   }
 
+  /** A snapshot has come here from another node. Never throws. */
+  async received({ manifest }: Snapshot): Promise<void> {
+    const described = this.#deps.view().workloads?.get(manifest.workload);
+    if (described !== undefined) await this.#seeds.prune({ name: described.name, ...described.spec }, manifest.specHash);
+  }
+
   /** For `SlotServer`: takes every connection from its hello on. */
   readonly onConnection = (connection: SlotConnection): void => {
     const heardAt = performance.now();

@@ -72,7 +72,7 @@ export class Seeds {
       spec.refusal = undefined;
       listener({ type: 'snapshot', workload, specHash: hash, ...published });
       log.info({ workload, snapshot: published.digest, freezeMs: published.freezeMs }, 'snapshot published');
-      await this.#prune(container.workload, hash);
+      await this.prune(container.workload, hash);
       return { published };
     } catch (error) {
       if (signal.aborted) return undefined;
@@ -112,11 +112,11 @@ export class Seeds {
       await store.quarantine(digest, `${failures} restores in a row failed; the last: ${reason}`);
   }
 
-  /** The new snapshot is there whether or not older ones can be removed. */
-  async #prune(workload: WorkloadSpec, made: string): Promise<void> {
+  /** Removes what the policy keeps no longer, now that there is a new one of this kind. That is there whether or not older ones can be removed. */
+  async prune(workload: WorkloadSpec, hash: string): Promise<void> {
     const { store, log, live } = this.#deps;
     try {
-      const policy = { ...retentionOf(workload), live: new Set([...(await live(workload.name)), made]) };
+      const policy = { ...retentionOf(workload), live: new Set([...(await live(workload.name)), hash]) };
       await store.prune(new Map([[workload.name, policy]]));
     } catch (err) {
       log.warn({ err, workload: workload.name }, 'older snapshots could not be removed');

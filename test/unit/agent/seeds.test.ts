@@ -126,6 +126,21 @@ test.skipIf(process.geteuid?.() !== 0)('one that is refused for what the applica
   }
 });
 
+test('with a new snapshot here the older ones go that its policy keeps no longer', async () => {
+  await using folder = await aFolder();
+  const { seeds, store } = await someSeeds(folder.path, 0);
+  const ofDay = (day: number, specHash: string) => publish(store, { createdAt: `2026-01-0${day}T00:00:00Z`, specHash });
+  const [older, made, newer] = [await ofDay(1, 'one'), await ofDay(2, 'two'), await ofDay(3, 'three')];
+  const { workload } = aContainer('');
+
+  await seeds.prune({ ...workload, checkpoint: { ...workload.checkpoint, keep: 2 } }, 'one');
+
+  // One that came back after a rollback is older, and what is wanted now.
+  expect((await store.list()).map(({ digest }) => digest)).toEqual([newer.digest, older.digest]);
+  expect(await store.find('two', machine)).toBeUndefined();
+  expect(made.manifest.specHash).toBe('two');
+});
+
 describe('failed restores', () => {
   const failThrice = async (dir: string, leaving: boolean) => {
     const { seeds, store } = await someSeeds(dir, 0, leaving);
