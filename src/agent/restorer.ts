@@ -69,7 +69,7 @@ export class Restorer {
         onResumed,
         id: `${container.uid}-${randomBytes(4).toString('hex')}`,
         snapshot: { facts: snapshot.manifest, imagesDir: snapshot.imagesDir, filesDir: snapshot.filesDir },
-        slot: { pid: container.pid, addresses: container.addresses, connection: connection.descriptor },
+        slot: { pid: container.pid, addresses: container.addresses, connection },
         workDir,
         deadlineMs: container.workload.restore.deadlineSeconds * 1000,
         mergeMemory: container.workload.restore.mergeMemory,
