@@ -203,7 +203,7 @@ export class Agent implements AsyncDisposable {
       const restored = await this.#restorer.restore(container, connection, snapshot, signal, begin);
       restoredMs = since();
       this.#follow(container, connection);
-      await this.#restorer.enliven(container, signal);
+      await this.#restorer.enliven(container, connection, signal);
       const timing = { decidedMs, filesMs: restored.filesMs, criuMs: restored.criuMs, restoredMs, readyMs: since() };
       this.#say(container, { at: 'live', snapshot: found.digest, timing });
       await this.#seeds.restored(found.digest, container.workload);

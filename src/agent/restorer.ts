@@ -98,8 +98,20 @@ export class Restorer {
     await waitReady(probe, target, { clock: this.#deps.clock, everyMs: ASK_EVERY_MS, deadlineMs }, signal);
   }
 
-  /** What makes a restored application a live instance: identity file, after-restore hook, readiness. Throws `not_ready`. */
-  async enliven(container: Container, signal: AbortSignal): Promise<void> {
+  /**
+   * What makes a restored application a live instance: identity file, after-restore hook, readiness. Throws `not_ready`, and `container_failed` as soon as it
+   * has ended: nobody waits for its deadline then.
+   */
+  async enliven(container: Container, connection: Pick<SlotConnection, 'ended'>, signal: AbortSignal): Promise<void> {
+    const ended = new AbortController();
+    void connection.ended.then((status) => {
+      const what = status === undefined ? 'was killed' : `ended with status ${status}`;
+      ended.abort(new RekindleError('container_failed', `the application ${what} as soon as it was restored`));
+    });
+    await this.#enliven(container, AbortSignal.any([signal, ended.signal]));
+  }
+
+  async #enliven(container: Container, signal: AbortSignal): Promise<void> {
     const asked = this.#askedAhead.get(container);
     this.#askedAhead.delete(container);
     if (asked !== undefined) {

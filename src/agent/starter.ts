@@ -110,7 +110,7 @@ export class Starter {
     const { container } = slot;
     if (container === undefined) return;
     try {
-      await this.#enliven(container, connection);
+      await this.#deps.restorer.enliven(container, connection, this.#deps.stop);
       slot.become('live', { ready: true, start: { how: 'restore' } });
       this.#deps.say(container, { at: 'back' });
       await this.#note(slot, { how: 'restore', ms: 0 });
@@ -151,7 +151,7 @@ export class Starter {
       const restoredMs = performance.now() - from;
       runs = true;
       this.follow(slot, container, connection);
-      await this.#enliven(container, connection);
+      await restorer.enliven(container, connection, stop);
       const ms = performance.now() - from;
       slot.become('live', { ready: true, snapshot: digest, start: { how: 'restore', ms } });
       const { filesMs, criuMs } = restored;
@@ -175,18 +175,6 @@ export class Starter {
     }
     if (own) await this.#forgetState(slot, digest);
     return NOTHING;
-  }
-
-  /** After-restore hook and readiness; fails at once when the application ends. */
-  async #enliven(container: Container, connection: SlotConnection): Promise<void> {
-    const { restorer, stop } = this.#deps;
-    const ended = new AbortController();
-    const end = connection.ended.then((status) => {
-      const what = status === undefined ? 'was killed' : `ended with status ${status}`;
-      ended.abort(new RekindleError('container_failed', `the application ${what} as soon as it was restored`));
-    });
-    void end;
-    await restorer.enliven(container, AbortSignal.any([stop, ended.signal]));
   }
 
   /** The application runs but is of no use: its container is started again, and that is cold. */
