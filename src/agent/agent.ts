@@ -191,7 +191,7 @@ export class Agent implements AsyncDisposable {
   async #restore(container: Container, connection: SlotConnection, found: Snapshot, heardAt: number): Promise<void> {
     const since = () => performance.now() - heardAt;
     const { signal } = this.#stop;
-    let decidedMs = 0;
+    let decidedMs: number | undefined;
     let restoredMs: number | undefined;
     try {
       using _pin = this.#deps.store.pin(found.digest);
@@ -204,7 +204,7 @@ export class Agent implements AsyncDisposable {
       restoredMs = since();
       this.#follow(container, connection);
       await this.#restorer.enliven(container, connection, signal);
-      const timing = { decidedMs, filesMs: restored.filesMs, criuMs: restored.criuMs, restoredMs, readyMs: since() };
+      const timing = { decidedMs: decidedMs ?? 0, filesMs: restored.filesMs, criuMs: restored.criuMs, restoredMs, readyMs: since() };
       this.#say(container, { at: 'live', snapshot: found.digest, timing });
       await this.#seeds.restored(found.digest, container.workload);
     } catch (error) {
@@ -213,7 +213,7 @@ export class Agent implements AsyncDisposable {
       if (restoredMs === undefined) this.#cold(container, connection, cold);
       // The agent ends: what runs goes on, and nobody failed.
       if (signal.aborted) return;
-      await this.#seeds.failed(found.digest, container, cold);
+      if (decidedMs !== undefined) await this.#seeds.failed(found.digest, container, cold);
       if (restoredMs !== undefined) await this.#startOver(container, cold);
     }
   }

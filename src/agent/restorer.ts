@@ -49,7 +49,7 @@ export class Restorer {
 
   /**
    * Claims the slot and restores into it. When this rejects before the application runs the slot still waits, and must be told `cold`: that is
-   * the caller's, who knows the reason to give.
+   * the caller's, who knows the reason to give. `onBegin` is called when its turn has come: what fails before says nothing of the snapshot.
    */
   restore(
     container: Container,
@@ -60,6 +60,8 @@ export class Restorer {
   ): Promise<Restored> {
     const { tools, workDir, largePages } = this.#deps;
     return this.#turns.run(async () => {
+      if (connection.socket.destroyed)
+        throw new RekindleError('container_failed', `the slot ${container.name} did not wait until its turn had come`, { retryable: true });
       using _large = largePages.hold();
       onBegin?.();
       connection.claim();

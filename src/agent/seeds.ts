@@ -1,5 +1,5 @@
 import type { Mount } from '../checkpoint/mountinfo.ts';
-import { toRekindleError } from '../lib/errors.ts';
+import { type ErrorCode, toRekindleError } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import type { Container } from '../workloads/host.ts';
 import { retentionOf } from '../workloads/normalise.ts';
@@ -15,9 +15,7 @@ export type SeedsDeps = SeedDeps & {
 };
 
 /** How a seed's checkpoint ended: `published`, or why not. Undefined when the agent ended before. */
-export type SeedOutcome =
-  | { readonly published: Published }
-  | { readonly code: ReturnType<typeof toRekindleError>['code']; readonly reason: string };
+export type SeedOutcome = { readonly published: Published } | { readonly code: ErrorCode; readonly reason: string };
 
 type SpecState = { seedRuns: boolean; refusal: { reason: string; until: number } | undefined };
 
@@ -25,6 +23,8 @@ type SpecState = { seedRuns: boolean; refusal: { reason: string; until: number }
 const FAILURES_UNTIL_QUARANTINE = 3;
 /** After a failed checkpoint the next container may try again; one that was refused for what the application does may not. */
 const RETRY_SEED_AFTER_MS = 60_000;
+/** A corrupt one has been removed; the others are the machine's. */
+const NOT_ITS_FAULT: readonly ErrorCode[] = ['snapshot_corrupt', 'disk_full', 'machine_unsupported'];
 
 /** Makes snapshots, one of each kind (spec hash) at a time, and knows why there is none. */
 export class Seeds {
@@ -96,12 +96,11 @@ export class Seeds {
   }
 
   /**
-   * A restore of it failed; after some in a row it is quarantined, and at once where the first restore is the trial. One into a container that somebody
-   * ended meanwhile does not count.
+   * A restore of it failed; after some in a row it is quarantined, and at once where the first restore is the trial. One that says nothing of the snapshot
+   * does not count: into a container that somebody ended meanwhile, or on a machine that had no room or no process for it.
    */
   async failed(digest: string, { uid, workload }: Container, { reason, code }: Cold): Promise<void> {
-    // It has been removed.
-    if (code === 'snapshot_corrupt') return;
+    if (code !== undefined && NOT_ITS_FAULT.includes(code)) return;
     const { store, host } = this.#deps;
     if (await host.isLeaving(uid)) return;
     const failures = (this.#failures.get(digest) ?? 0) + 1;

@@ -146,8 +146,9 @@ export class Starter {
       const snapshot = await store.checkCheap(digest, signal);
       if (!own && snapshot.manifest.specHash !== slot.facts?.hash) throw misfit(slot, digest);
       const decidedMs = performance.now() - from;
-      tried = true;
-      const restored = await restorer.restore(container, connection, snapshot, stop);
+      const restored = await restorer.restore(container, connection, snapshot, stop, () => {
+        tried = true;
+      });
       const restoredMs = performance.now() - from;
       runs = true;
       this.follow(slot, container, connection);

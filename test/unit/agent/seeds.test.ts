@@ -8,6 +8,7 @@ import { Restorer } from '../../../src/agent/restorer.ts';
 import { Seeds } from '../../../src/agent/seeds.ts';
 import { RestoreHelpers } from '../../../src/checkpoint/restore-helpers.ts';
 import type { Clock } from '../../../src/lib/clock.ts';
+import type { ErrorCode } from '../../../src/lib/errors.ts';
 import { exec, spawnDuplex } from '../../../src/lib/exec.ts';
 import { silentLog } from '../../../src/lib/log.ts';
 import { parseRekindleFile } from '../../../src/workloads/file.ts';
@@ -142,10 +143,10 @@ test('with a new snapshot here the older ones go that its policy keeps no longer
 });
 
 describe('failed restores', () => {
-  const failThrice = async (dir: string, leaving: boolean) => {
+  const failThrice = async (dir: string, leaving: boolean, code: ErrorCode = 'restore_failed') => {
     const { seeds, store } = await someSeeds(dir, 0, leaving);
     const { digest } = await publish(store);
-    for (let i = 0; i < 3; i++) await seeds.failed(digest, aContainer(''), { why: 'failed', reason: 'no', code: 'restore_failed' });
+    for (let i = 0; i < 3; i++) await seeds.failed(digest, aContainer(''), { why: 'failed', reason: 'no', code });
     return (await store.quarantined(digest))?.reason;
   };
 
@@ -159,5 +160,11 @@ describe('failed restores', () => {
     await using folder = await aFolder();
 
     expect(await failThrice(folder.path, true)).toBeUndefined();
+  });
+
+  test.each(['disk_full', 'machine_unsupported'] as const)('for what the machine lacks (%s) do not count', async (code) => {
+    await using folder = await aFolder();
+
+    expect(await failThrice(folder.path, false, code)).toBeUndefined();
   });
 });
