@@ -127,7 +127,8 @@ export class Agent implements AsyncDisposable {
     // While the slot answers, what will be decided by is read: a restore waits for both.
     const [isSlot, spec] = await Promise.all([
       this.#proof.isSlotOf(container, connection, this.#stop.signal),
-      isNew ? this.#readSpec(container) : undefined,
+      // What fails here fails again where it has a reason.
+      isNew ? this.#readSpec(container).catch(() => undefined) : undefined,
     ]);
     if (!isSlot) return connection.close();
     // Only containers of a trial have no address.
@@ -146,20 +147,14 @@ export class Agent implements AsyncDisposable {
     }
     this.#decided.set(uid, container.restarts);
     if (this.#decided.size >= this.#lookForGoneAt) this.#forgetGone();
-    const { mounts, hash } = spec ?? (await this.#readSpec(container));
-    this.#kinds.set(uid, { workload: container.workload.name, hash });
-    // By which is told whether there is a snapshot for what its owner makes now.
-    if (container.pod !== undefined && container.restarts === 0)
-      this.#deps.index.set(container.workload.name, container.pod.revision, hash);
-    const snapshot = await this.#deps.store.find(hash, this.#deps.machine, retentionOf(container.workload).maxAgeMs);
-    const decision = decide({
-      workload: container.workload,
-      restarts: container.restarts,
-      snapshot,
-      elsewhere: snapshot === undefined ? this.#deps.inventory.elsewhere(hash, container.workload, this.#deps.view().nodes) : undefined,
-      refusal: snapshot === undefined ? (this.#seeds.refusal(hash) ?? (await this.#seeds.quarantined(hash))) : undefined,
-      seedRuns: this.#seeds.runs(hash),
+    const decided = await this.#decide(container, spec).catch((error: unknown) => {
+      if (this.#stop.signal.aborted) throw error;
+      const { code, message } = toRekindleError(error);
+      this.#cold(container, connection, { why: 'failed', reason: `it could not be decided how it starts: ${message}`, code });
     });
+    if (decided === undefined) return;
+    const { decision, hash, mounts } = decided;
+    using _held = decided.held;
     if (decision.do === 'cold') return this.#cold(container, connection, { why: decision.why, reason: decision.reason });
     if (decision.do === 'restore') return this.#restore(container, connection, decision.snapshot, heardAt);
     if (decision.do === 'pull') return this.#pull(container, connection, decision.digest, heardAt);
@@ -171,16 +166,33 @@ export class Agent implements AsyncDisposable {
     await this.pool.reconcile();
   }
 
+  /** `held`: of a seed; until it is disposed no other is decided for. */
+  async #decide(container: Container, spec: SlotSpec | undefined) {
+    const { store, machine, index, inventory, view } = this.#deps;
+    const { uid, workload, pod, restarts } = container;
+    const { mounts, hash } = spec ?? (await this.#readSpec(container));
+    this.#kinds.set(uid, { workload: workload.name, hash });
+    // By which is told whether there is a snapshot for what its owner makes now.
+    if (pod !== undefined && restarts === 0) index.set(workload.name, pod.revision, hash);
+    const snapshot = await store.find(hash, machine, retentionOf(workload).maxAgeMs);
+    const refusal = snapshot === undefined ? (this.#seeds.refusal(hash) ?? (await this.#seeds.quarantined(hash))) : undefined;
+    const elsewhere = snapshot === undefined ? inventory.elsewhere(hash, workload, view().nodes) : undefined;
+    const decision = decide({ workload, restarts, snapshot, elsewhere, refusal, seedRuns: this.#seeds.runs(hash) });
+    // At once: another of its kind may be waiting for the same decision.
+    return { decision, hash, mounts, held: decision.do === 'seed' ? this.#seeds.hold(hash) : undefined };
+  }
+
   /** Restores when the snapshot has come, if that is soon enough. */
   async #pull(container: Container, connection: SlotConnection, digest: string, heardAt: number): Promise<void> {
     connection.wait();
+    let snapshot: Snapshot;
     try {
       await this.#deps.bring(digest, BRING_WITHIN_MS, this.#stop.signal);
+      snapshot = await this.#deps.store.get(digest);
     } catch (error) {
       const { code, message } = toRekindleError(error);
       return this.#cold(container, connection, { why: 'failed', reason: `its snapshot could not be brought here: ${message}`, code });
     }
-    const snapshot = await this.#deps.store.get(digest);
     return this.#restore(container, connection, snapshot, heardAt);
   }
 

@@ -17,7 +17,7 @@ export type SeedsDeps = SeedDeps & {
 /** How a seed's checkpoint ended: `published`, or why not. Undefined when the agent ended before. */
 export type SeedOutcome = { readonly published: Published } | { readonly code: ErrorCode; readonly reason: string };
 
-type SpecState = { seedRuns: boolean; refusal: { reason: string; until: number } | undefined };
+type SpecState = { seeds: number; refusal: { reason: string; until: number } | undefined };
 
 /** So many failed restores in a row and a snapshot is left alone. */
 const FAILURES_UNTIL_QUARANTINE = 3;
@@ -38,7 +38,18 @@ export class Seeds {
 
   /** Whether a container is being made into a snapshot of this kind. */
   runs(hash: string): boolean {
-    return this.#spec(hash).seedRuns;
+    return this.#spec(hash).seeds > 0;
+  }
+
+  /** One of this kind is on its way to be made: until disposed, {@link runs} says so. */
+  hold(hash: string): Disposable {
+    const spec = this.#spec(hash);
+    spec.seeds += 1;
+    return {
+      [Symbol.dispose]: () => {
+        spec.seeds -= 1;
+      },
+    };
   }
 
   /** Why no snapshot of this kind is tried at present: the last attempt failed. */
@@ -66,7 +77,7 @@ export class Seeds {
     const { listener, log, clock } = this.#deps;
     const spec = this.#spec(hash);
     const workload = container.workload.name;
-    spec.seedRuns = true;
+    using _held = this.hold(hash);
     try {
       const published = await makeSnapshot(this.#deps, { container, specHash: hash, mounts, eager }, onStep, signal);
       spec.refusal = undefined;
@@ -82,8 +93,6 @@ export class Seeds {
       listener({ type: 'checkpoint-failed', workload, specHash: hash, code, reason });
       log.warn({ workload, code, reason }, 'no snapshot could be made');
       return { code, reason };
-    } finally {
-      spec.seedRuns = false;
     }
   }
 
@@ -123,7 +132,7 @@ export class Seeds {
   }
 
   #spec(hash: string): SpecState {
-    const known = this.#specs.get(hash) ?? { seedRuns: false, refusal: undefined };
+    const known = this.#specs.get(hash) ?? { seeds: 0, refusal: undefined };
     this.#specs.set(hash, known);
     return known;
   }

@@ -96,6 +96,19 @@ test('a failed seed is tried again after 60 s and not before', async () => {
   expect(seeds.refusal(HASH)).toContain('not ready after');
 });
 
+test('while several are held back for one kind it counts as being made, until the last is let go', async () => {
+  await using folder = await aFolder();
+  const { seeds } = await someSeeds(folder.path, 0);
+  const held = [seeds.hold(HASH), seeds.hold(HASH)];
+
+  held[0]?.[Symbol.dispose]();
+  expect(seeds.runs(HASH)).toBe(true);
+  expect(seeds.runs('another')).toBe(false);
+
+  held[1]?.[Symbol.dispose]();
+  expect(seeds.runs(HASH)).toBe(false);
+});
+
 test('one whose policy cannot work is never tried again', async () => {
   await using folder = await aFolder();
   const { seeds, clock } = await someSeeds(folder.path, 0);
