@@ -106,18 +106,24 @@ export class Seeds {
 
   /**
    * A restore of it failed; after some in a row it is quarantined, and at once where the first restore is the trial. One that says nothing of the snapshot
-   * does not count: into a container that somebody ended meanwhile, or on a machine that had no room or no process for it.
+   * does not count: into a container that somebody ended meanwhile, or on a machine that had no room or no process for it. Never throws: what it failed for
+   * has still to start cold.
    */
   async failed(digest: string, { uid, workload }: Container, { reason, code }: Cold): Promise<void> {
     if (code !== undefined && NOT_ITS_FAULT.includes(code)) return;
-    const { store, host } = this.#deps;
-    if (await host.isLeaving(uid)) return;
-    const failures = (this.#failures.get(digest) ?? 0) + 1;
-    this.#failures.set(digest, failures);
-    if (workload.checkpoint.verify === 'first-restore' && !(await store.isProven(digest)))
-      await store.quarantine(digest, `its first restore, which was its trial (checkpoint.verify), failed: ${reason}`);
-    else if (failures >= FAILURES_UNTIL_QUARANTINE)
-      await store.quarantine(digest, `${failures} restores in a row failed; the last: ${reason}`);
+    const { store, host, log } = this.#deps;
+    try {
+      if (await host.isLeaving(uid)) return;
+      const failures = (this.#failures.get(digest) ?? 0) + 1;
+      this.#failures.set(digest, failures);
+      if (workload.checkpoint.verify === 'first-restore' && !(await store.isProven(digest)))
+        await store.quarantine(digest, `its first restore, which was its trial (checkpoint.verify), failed: ${reason}`);
+      else if (failures >= FAILURES_UNTIL_QUARANTINE)
+        await store.quarantine(digest, `${failures} restores in a row failed; the last: ${reason}`);
+    } catch (err) {
+      // The next failure tries again.
+      log.warn({ err, snapshot: digest }, 'that its restores fail is not written down');
+    }
   }
 
   /** Removes what the policy keeps no longer, now that there is a new one of this kind. That is there whether or not older ones can be removed. */

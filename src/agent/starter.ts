@@ -171,7 +171,11 @@ export class Starter {
       if (slot.state === 'live') return NOTHING;
       const { code, message } = toRekindleError(error);
       const cold: Cold = { why: 'failed', reason: tried ? `the restore failed: ${message}` : message, code };
-      if (tried && !own) await seeds.failed(digest, container, cold).then(() => this.#deps.inventory.refresh());
+      if (tried && !own) {
+        await seeds.failed(digest, container, cold);
+        // At the next look, if not now.
+        await this.#deps.inventory.refresh().catch(() => false);
+      }
       return runs ? this.#coldInstead(slot, container, cold, from) : this.#cold(slot, connection, from, cold);
     }
     if (own) await this.#forgetState(slot, digest);

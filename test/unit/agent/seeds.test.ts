@@ -175,6 +175,21 @@ describe('failed restores', () => {
     expect(await failThrice(folder.path, true)).toBeUndefined();
   });
 
+  test('that cannot be written down keep nobody from starting cold', async () => {
+    await using folder = await aFolder();
+    const { seeds, store } = await someSeeds(folder.path, 0);
+    const { digest } = await publish(store);
+    const fail = () => seeds.failed(digest, aContainer(''), { why: 'failed', reason: 'no', code: 'restore_failed' });
+    const { quarantine } = store;
+    Object.defineProperty(store, 'quarantine', { value: () => Promise.reject(new Error('no space left')), configurable: true });
+
+    for (let i = 0; i < 3; i++) await fail();
+    Object.defineProperty(store, 'quarantine', { value: quarantine });
+    await fail();
+
+    expect((await store.quarantined(digest))?.reason).toContain('4 restores in a row failed');
+  });
+
   test.each(['disk_full', 'machine_unsupported'] as const)('for what the machine lacks (%s) do not count', async (code) => {
     await using folder = await aFolder();
 
