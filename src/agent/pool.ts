@@ -186,7 +186,8 @@ export class Pool implements Controller {
       }
       // Pods of an old description are their owner's to delete.
       if (!outdated || slot.busy || slot.container?.pod !== undefined) continue;
-      const waits = slot.state === 'parked' || slot.state === 'failed' || (slot.state === 'suspended' && now === undefined);
+      const holdsState = slot.suspended !== undefined && now !== undefined;
+      const waits = slot.state === 'parked' || ((slot.state === 'failed' || slot.state === 'suspended') && !holdsState);
       const stateful = slot.workload.pool.stateful && now !== undefined;
       const runs = (slot.state === 'live' || slot.state === 'cold') && slot.told.seed !== true && !stateful;
       if (waits || (runs && slot.ageMs > UNUSED_MS && !inUse.has(slot.uid)))
@@ -330,6 +331,7 @@ export class Pool implements Controller {
     if (started?.how !== 'restore') return slot.become('restoring');
     const { ms, snapshot } = started;
     slot.become('live', { ready: true, start: { how: 'restore', ms }, ...(snapshot === undefined ? {} : { snapshot }) });
+    this.#starter.goesOn(slot);
   }
 
   /** A slot that cannot be made as it was starts its application. */

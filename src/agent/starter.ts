@@ -8,7 +8,7 @@ import type { SlotConnection } from '../slots/slot-connection.ts';
 import type { SnapshotStore } from '../snapshots/store.ts';
 import type { Container, ContainerMaker, PoolMembership } from '../workloads/host.ts';
 import { coldReason } from '../workloads/normalise.ts';
-import { startAgain } from './container-process.ts';
+import { isStopped, resume, startAgain } from './container-process.ts';
 import { type Cold, type InstanceState, WAS_SEED } from './events.ts';
 import type { Inventory } from './inventory.ts';
 import type { PoolSlot } from './pool-slot.ts';
@@ -96,6 +96,11 @@ export class Starter {
 
   /** Watches an instance that started cold under an earlier agent. */
   adoptCold(slot: PoolSlot): void {
+    // For a suspension that its agent did not live to see. Without that, what a slot was suspended with has not been resumed.
+    if (slot.container !== undefined && isStopped(slot.container.pid)) {
+      resume(slot.container.pid);
+      this.goesOn(slot);
+    }
     const { started } = slot.container?.pool ?? {};
     const start = { how: 'cold' as const, ...(started?.reason === undefined ? {} : { reason: started.reason }) };
     slot.become('cold', { ready: started !== undefined, start: started === undefined ? start : { ...start, ms: started.ms } });
@@ -114,11 +119,23 @@ export class Starter {
       slot.become('live', { ready: true, start: { how: 'restore' } });
       this.#deps.say(container, { at: 'back' });
       await this.#note(slot, { how: 'restore', ms: 0 });
+      if (slot.suspended !== undefined) await this.#forgetState(slot, slot.suspended);
     } catch (error) {
       if (this.#deps.stop.aborted) return;
       const { code, message: reason } = toRekindleError(error);
       await this.#coldInstead(slot, container, { why: 'failed', reason, code }, performance.now());
     }
+  }
+
+  /** What a slot was suspended with goes on in its application: to resume it once more would be to go back in time. */
+  goesOn(slot: PoolSlot): void {
+    const { suspended } = slot;
+    if (suspended === undefined) return;
+    slot
+      .exclusive(() => this.#forgetState(slot, suspended))
+      .catch((err: unknown) => {
+        if (!this.#deps.stop.aborted) this.#deps.log.warn({ err, slot: slot.uid }, 'state that goes on not forgotten');
+      });
   }
 
   /** Hears the end of a restored instance. */
