@@ -245,8 +245,9 @@ export class Agent implements AsyncDisposable {
       (step) => this.#say(container, { at: 'seed', step }),
       this.#stop.signal,
     );
-    const killed = outcome !== undefined && 'code' in outcome && outcome.code === 'dump_failed';
-    const over = killed && (await this.#startOverIfKilled(container, outcome.reason, outcome.code));
+    // A dump that takes too long is ended, too.
+    const mayKill = outcome !== undefined && 'code' in outcome && (outcome.code === 'dump_failed' || outcome.code === 'timeout');
+    const over = mayKill && (await this.#startOverIfKilled(container, outcome.reason, outcome.code));
     // One that was started over says so itself.
     if (over) return;
     const reason = misfit === undefined ? WAS_SEED : `${WAS_SEED} here: ${misfit}`;
