@@ -79,7 +79,7 @@ export async function burst(engine: TestEngine, tools: CheckpointTools, digest: 
         const connection = connections[i];
         if (connection === undefined) throw new Error(`${slot.name} said no hello`);
         await restorer.restore(slot, connection, found, signal);
-        await restorer.enliven(slot, signal);
+        await restorer.enliven(slot, connection, signal);
       }),
     );
     const seconds = (performance.now() - started) / 1000;

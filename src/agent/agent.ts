@@ -10,7 +10,6 @@ import { startAgain } from './container-process.ts';
 import { decide, SEED_RUNS } from './decide.ts';
 import { type AgentListener, type Cold, type InstanceState, WAS_SEED } from './events.ts';
 import type { Inventory } from './inventory.ts';
-import { machineClassOf } from './node-truth.ts';
 import { Pool, type PoolDeps } from './pool.ts';
 import { Restorer, type RestorerDeps } from './restorer.ts';
 import type { SeedDeps } from './seed.ts';
@@ -94,6 +93,12 @@ export class Agent implements AsyncDisposable {
     return this.#seeds;
   }
 
+  /** A snapshot has come here from another node. Never throws. */
+  async received({ manifest }: Snapshot): Promise<void> {
+    const described = this.#deps.view().workloads?.get(manifest.workload);
+    if (described !== undefined) await this.#seeds.prune({ name: described.name, ...described.spec }, manifest.specHash);
+  }
+
   /** For `SlotServer`: takes every connection from its hello on. */
   readonly onConnection = (connection: SlotConnection): void => {
     const heardAt = performance.now();
@@ -122,7 +127,8 @@ export class Agent implements AsyncDisposable {
     // While the slot answers, what will be decided by is read: a restore waits for both.
     const [isSlot, spec] = await Promise.all([
       this.#proof.isSlotOf(container, connection, this.#stop.signal),
-      isNew ? this.#readSpec(container) : undefined,
+      // What fails here fails again where it has a reason.
+      isNew ? this.#readSpec(container).catch(() => undefined) : undefined,
     ]);
     if (!isSlot) return connection.close();
     // Only containers of a trial have no address.
@@ -141,20 +147,14 @@ export class Agent implements AsyncDisposable {
     }
     this.#decided.set(uid, container.restarts);
     if (this.#decided.size >= this.#lookForGoneAt) this.#forgetGone();
-    const { mounts, hash } = spec ?? (await this.#readSpec(container));
-    this.#kinds.set(uid, { workload: container.workload.name, hash });
-    // By which is told whether there is a snapshot for what its owner makes now.
-    if (container.pod !== undefined && container.restarts === 0)
-      this.#deps.index.set(container.workload.name, container.pod.revision, hash);
-    const snapshot = await this.#deps.store.find(hash, this.#deps.machine, retentionOf(container.workload).maxAgeMs);
-    const decision = decide({
-      workload: container.workload,
-      restarts: container.restarts,
-      snapshot,
-      elsewhere: snapshot === undefined ? this.#elsewhere(hash) : undefined,
-      refusal: snapshot === undefined ? (this.#seeds.refusal(hash) ?? (await this.#seeds.quarantined(hash))) : undefined,
-      seedRuns: this.#seeds.runs(hash),
+    const decided = await this.#decide(container, spec).catch((error: unknown) => {
+      if (this.#stop.signal.aborted) throw error;
+      const { code, message } = toRekindleError(error);
+      this.#cold(container, connection, { why: 'failed', reason: `it could not be decided how it starts: ${message}`, code });
     });
+    if (decided === undefined) return;
+    const { decision, hash, mounts } = decided;
+    using _held = decided.held;
     if (decision.do === 'cold') return this.#cold(container, connection, { why: decision.why, reason: decision.reason });
     if (decision.do === 'restore') return this.#restore(container, connection, decision.snapshot, heardAt);
     if (decision.do === 'pull') return this.#pull(container, connection, decision.digest, heardAt);
@@ -166,24 +166,33 @@ export class Agent implements AsyncDisposable {
     await this.pool.reconcile();
   }
 
-  /** A snapshot of this kind on another node of this class that may be restored. */
-  #elsewhere(hash: string): string | undefined {
-    const own = machineClassOf(this.#deps.machine);
-    const nodes = [...this.#deps.view().nodes.values()].filter(({ said }) => said.machineClass === own && said.peer !== undefined);
-    const all = nodes.flatMap(({ said }) => said.snapshots.filter((one) => one.specHash === hash && one.quarantined === undefined));
-    return all.toSorted((a, b) => b.createdAtMs - a.createdAtMs)[0]?.digest;
+  /** `held`: of a seed; until it is disposed no other is decided for. */
+  async #decide(container: Container, spec: SlotSpec | undefined) {
+    const { store, machine, index, inventory, view } = this.#deps;
+    const { uid, workload, pod, restarts } = container;
+    const { mounts, hash } = spec ?? (await this.#readSpec(container));
+    this.#kinds.set(uid, { workload: workload.name, hash });
+    // By which is told whether there is a snapshot for what its owner makes now.
+    if (pod !== undefined && restarts === 0) index.set(workload.name, pod.revision, hash);
+    const snapshot = await store.find(hash, machine, retentionOf(workload).maxAgeMs);
+    const refusal = snapshot === undefined ? (this.#seeds.refusal(hash) ?? (await this.#seeds.quarantined(hash))) : undefined;
+    const elsewhere = snapshot === undefined ? inventory.elsewhere(hash, workload, view().nodes) : undefined;
+    const decision = decide({ workload, restarts, snapshot, elsewhere, refusal, seedRuns: this.#seeds.runs(hash) });
+    // At once: another of its kind may be waiting for the same decision.
+    return { decision, hash, mounts, held: decision.do === 'seed' ? this.#seeds.hold(hash) : undefined };
   }
 
   /** Restores when the snapshot has come, if that is soon enough. */
   async #pull(container: Container, connection: SlotConnection, digest: string, heardAt: number): Promise<void> {
     connection.wait();
+    let snapshot: Snapshot;
     try {
       await this.#deps.bring(digest, BRING_WITHIN_MS, this.#stop.signal);
+      snapshot = await this.#deps.store.get(digest);
     } catch (error) {
       const { code, message } = toRekindleError(error);
       return this.#cold(container, connection, { why: 'failed', reason: `its snapshot could not be brought here: ${message}`, code });
     }
-    const snapshot = await this.#deps.store.get(digest);
     return this.#restore(container, connection, snapshot, heardAt);
   }
 
@@ -194,7 +203,7 @@ export class Agent implements AsyncDisposable {
   async #restore(container: Container, connection: SlotConnection, found: Snapshot, heardAt: number): Promise<void> {
     const since = () => performance.now() - heardAt;
     const { signal } = this.#stop;
-    let decidedMs = 0;
+    let decidedMs: number | undefined;
     let restoredMs: number | undefined;
     try {
       using _pin = this.#deps.store.pin(found.digest);
@@ -206,8 +215,8 @@ export class Agent implements AsyncDisposable {
       const restored = await this.#restorer.restore(container, connection, snapshot, signal, begin);
       restoredMs = since();
       this.#follow(container, connection);
-      await this.#restorer.enliven(container, signal);
-      const timing = { decidedMs, filesMs: restored.filesMs, criuMs: restored.criuMs, restoredMs, readyMs: since() };
+      await this.#restorer.enliven(container, connection, signal);
+      const timing = { decidedMs: decidedMs ?? 0, filesMs: restored.filesMs, criuMs: restored.criuMs, restoredMs, readyMs: since() };
       this.#say(container, { at: 'live', snapshot: found.digest, timing });
       await this.#seeds.restored(found.digest, container.workload);
     } catch (error) {
@@ -216,7 +225,7 @@ export class Agent implements AsyncDisposable {
       if (restoredMs === undefined) this.#cold(container, connection, cold);
       // The agent ends: what runs goes on, and nobody failed.
       if (signal.aborted) return;
-      await this.#seeds.failed(found.digest, container, cold);
+      if (decidedMs !== undefined) await this.#seeds.failed(found.digest, container, cold);
       if (restoredMs !== undefined) await this.#startOver(container, cold);
     }
   }
@@ -236,8 +245,9 @@ export class Agent implements AsyncDisposable {
       (step) => this.#say(container, { at: 'seed', step }),
       this.#stop.signal,
     );
-    const killed = outcome !== undefined && 'code' in outcome && outcome.code === 'dump_failed';
-    const over = killed && (await this.#startOverIfKilled(container, outcome.reason, outcome.code));
+    // A dump that takes too long is ended, too.
+    const mayKill = outcome !== undefined && 'code' in outcome && (outcome.code === 'dump_failed' || outcome.code === 'timeout');
+    const over = mayKill && (await this.#startOverIfKilled(container, outcome.reason, outcome.code));
     // One that was started over says so itself.
     if (over) return;
     const reason = misfit === undefined ? WAS_SEED : `${WAS_SEED} here: ${misfit}`;

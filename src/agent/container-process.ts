@@ -33,6 +33,15 @@ export function signalIfThere(pid: number, name: NodeJS.Signals): void {
   }
 }
 
+/** Whether a process stands still until it gets SIGCONT. False when it is gone. */
+export function isStopped(pid: number): boolean {
+  try {
+    return /\) T /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+  } catch {
+    return false;
+  }
+}
+
 /** Lets a stopped application go on, whole. */
 export function resume(application: number): void {
   for (const pid of processTree(application)) signalIfThere(pid, 'SIGCONT');

@@ -1,8 +1,11 @@
-import type { SnapshotTruth } from '../queue/truth.ts';
+import type { MachineFacts } from '../checkpoint/machine.ts';
+import type { SnapshotTruth, View } from '../queue/truth.ts';
 import { whyIncompatible } from '../snapshots/compatibility.ts';
-import type { MachineClass } from '../snapshots/manifest.ts';
 import type { Snapshot } from '../snapshots/shelf.ts';
 import type { SnapshotStore } from '../snapshots/store.ts';
+import { retentionOf } from '../workloads/normalise.ts';
+import type { WorkloadSpec } from '../workloads/workload.ts';
+import { machineClassOf } from './node-truth.ts';
 import { quarantineText } from './seeds.ts';
 
 /** Before the workload's name, in snapshots that hold the state of one suspended slot: nothing finds or prunes these by workload. */
@@ -13,14 +16,14 @@ type Known = { readonly snapshot: Snapshot; readonly quarantined: string | undef
 /** The snapshots here as of the last look, so that what is told can be put together at once. Those of suspended slots are not among them. */
 export class Inventory {
   readonly #store: Pick<SnapshotStore, 'list' | 'quarantined'>;
-  readonly #machine: MachineClass;
+  readonly #machine: MachineFacts;
   readonly #now: () => number;
   #known: ReadonlyMap<string, Known> = new Map();
   #byHash: ReadonlyMap<string, readonly Known[]> = new Map();
 
   constructor(deps: {
     readonly store: Pick<SnapshotStore, 'list' | 'quarantined'>;
-    readonly machine: MachineClass;
+    readonly machine: MachineFacts;
     readonly now: () => number;
   }) {
     this.#store = deps.store;
@@ -49,18 +52,32 @@ export class Inventory {
     return this.#known.has(digest);
   }
 
-  /** The newest snapshot of this kind that fits this machine and is not quarantined. */
-  fitting(hash: string): string | undefined {
-    const found = this.#byHash.get(hash)?.find(({ snapshot, quarantined }) => {
-      return quarantined === undefined && whyIncompatible(snapshot.manifest.class, this.#machine) === undefined;
+  /** The newest snapshot of this kind that fits this machine, is not quarantined and no older than its workload's policy allows. */
+  fitting(hash: string, workload: Pick<WorkloadSpec, 'checkpoint'>): string | undefined {
+    const found = this.#byHash.get(hash)?.find(({ snapshot: { manifest }, quarantined }) => {
+      const fits = quarantined === undefined && whyIncompatible(manifest.class, this.#machine) === undefined;
+      return fits && this.#isYoung(Date.parse(manifest.createdAt), workload);
     });
     return found?.snapshot.digest;
+  }
+
+  /** A snapshot of this kind on another node of this class that may be restored. Of one that is here too it is known already that it may not. */
+  elsewhere(hash: string, workload: Pick<WorkloadSpec, 'checkpoint'>, nodes: View['nodes']): string | undefined {
+    const own = machineClassOf(this.#machine);
+    const peers = [...nodes.values()].filter(({ said }) => said.machineClass === own && said.peer !== undefined);
+    const all = peers.flatMap(({ said }) => said.snapshots.filter((one) => one.specHash === hash && one.quarantined === undefined));
+    const usable = all.filter(({ digest, createdAtMs }) => !this.has(digest) && this.#isYoung(createdAtMs, workload));
+    return usable.toSorted((a, b) => b.createdAtMs - a.createdAtMs)[0]?.digest;
   }
 
   /** Why none of this kind is made anew: restores of one failed. */
   quarantined(hash: string): string | undefined {
     const found = this.#byHash.get(hash)?.find(({ quarantined }) => quarantined !== undefined);
     return found?.quarantined === undefined ? undefined : quarantineText(found.snapshot.digest, found.quarantined);
+  }
+
+  #isYoung(createdAtMs: number, workload: Pick<WorkloadSpec, 'checkpoint'>): boolean {
+    return this.#now() - createdAtMs <= (retentionOf(workload).maxAgeMs ?? Number.POSITIVE_INFINITY);
   }
 
   truth(): SnapshotTruth[] {

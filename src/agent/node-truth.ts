@@ -53,7 +53,7 @@ function phaseOf(workload: WorkloadTruth, { pool, seeds, inventory, index }: Nod
   const never = coldReason(spec);
   if (never !== undefined) return refused(never);
   const specHash = index.get(name, revision);
-  const digest = specHash === undefined ? undefined : inventory.fitting(specHash);
+  const digest = specHash === undefined ? undefined : inventory.fitting(specHash, spec);
   if (digest !== undefined) return { ...about, at: 'ready', digest };
   const warming = pool.warming(workload);
   if (warming !== undefined) return { ...about, at: 'warming', ...(warming.slot === undefined ? {} : { slot: warming.slot }) };

@@ -89,10 +89,15 @@ export class Parker {
     this.isParked(slot);
   }
 
-  /** Ends what is in the slot, and parks it again or removes it. A job for another life of the slot does nothing. */
+  /**
+   * Ends what is in the slot, and parks it again or removes it. A job for another life of the slot does nothing; of one that failed and holds the state it was
+   * suspended with another start is tried.
+   */
   remove(slot: PoolSlot, job: Pick<JobData['remove'], 'parks' | 'park'>): Promise<void> {
     return slot.exclusive(async () => {
       if (slot.parks !== job.parks) return;
+      // It failed to be parked again, and what it was suspended with is still there.
+      if (slot.state === 'failed' && slot.suspended !== undefined && slot.container !== undefined) return this.revive(slot, slot.container);
       if (!job.park || slot.outdated || slot.container === undefined) return this.drop(slot);
       if (slot.state === 'parked' || slot.state === 'suspended') return;
       slot.become('ending');
@@ -167,10 +172,13 @@ export class Parker {
       const application = state === 'cold' ? container.pid : applicationOf(container.pid);
       try {
         const digest = await this.#checkpoint(slot, container, application, signal);
+        const before = slot.suspended;
         slot.container = await this.#deps.host.setPool(slot.uid, {
           ...(container.pool ?? { revision: slot.revision, parks: 0 }),
           suspended: digest,
         });
+        // It could not be resumed from that, and started cold.
+        if (before !== undefined) await this.#deps.store.remove(before).catch(() => undefined);
       } catch (error) {
         resume(application);
         slot.noSuspendBefore = performance.now() + RETRY_SUSPEND_AFTER_MS;

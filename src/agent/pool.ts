@@ -74,7 +74,7 @@ export class Pool implements Controller {
   /** What is told of the slots. */
   truth(): SlotTruth[] {
     const { inventory } = this.#deps;
-    return [...this.#slots.values()].map((slot) => slot.truth((hash) => inventory.fitting(hash)));
+    return [...this.#slots.values()].map((slot) => slot.truth((hash) => inventory.fitting(hash, slot.workload)));
   }
 
   /** Why no seed of this description can be made at present. */
@@ -186,7 +186,8 @@ export class Pool implements Controller {
       }
       // Pods of an old description are their owner's to delete.
       if (!outdated || slot.busy || slot.container?.pod !== undefined) continue;
-      const waits = slot.state === 'parked' || slot.state === 'failed' || (slot.state === 'suspended' && now === undefined);
+      const holdsState = slot.suspended !== undefined && now !== undefined;
+      const waits = slot.state === 'parked' || ((slot.state === 'failed' || slot.state === 'suspended') && !holdsState);
       const stateful = slot.workload.pool.stateful && now !== undefined;
       const runs = (slot.state === 'live' || slot.state === 'cold') && slot.told.seed !== true && !stateful;
       if (waits || (runs && slot.ageMs > UNUSED_MS && !inUse.has(slot.uid)))
@@ -236,7 +237,8 @@ export class Pool implements Controller {
     const known = this.#warming.get(key);
     if (known !== undefined) return known;
     const hash = this.#deps.index.get(name, workload.revision);
-    if (hash !== undefined && (this.#deps.inventory.fitting(hash) !== undefined || this.#deps.seeds.runs(hash))) return Promise.resolve();
+    if (hash !== undefined && (this.#deps.inventory.fitting(hash, workload.spec) !== undefined || this.#deps.seeds.runs(hash)))
+      return Promise.resolve();
     const warming = this.#seed(workload)
       .catch((error: unknown) => {
         const { message: reason, retryable } = toRekindleError(error);
@@ -263,7 +265,7 @@ export class Pool implements Controller {
         slot.container = arrival.container;
         this.#learn(slot, arrival.container);
         const hash = slot.facts?.hash ?? '';
-        if (this.#deps.inventory.fitting(hash) === undefined && !this.#deps.seeds.runs(hash))
+        if (this.#deps.inventory.fitting(hash, slot.workload) === undefined && !this.#deps.seeds.runs(hash))
           return await this.#starter.startSeed(slot, arrival.connection, from);
         await this.#parker.park(slot, arrival);
         return undefined;
@@ -329,6 +331,7 @@ export class Pool implements Controller {
     if (started?.how !== 'restore') return slot.become('restoring');
     const { ms, snapshot } = started;
     slot.become('live', { ready: true, start: { how: 'restore', ms }, ...(snapshot === undefined ? {} : { snapshot }) });
+    this.#starter.goesOn(slot);
   }
 
   /** A slot that cannot be made as it was starts its application. */

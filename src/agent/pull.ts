@@ -8,6 +8,7 @@ import type { View } from '../queue/truth.ts';
 import { whyIncompatible } from '../snapshots/compatibility.ts';
 import { digestOf } from '../snapshots/directory.ts';
 import { MAX_MANIFEST_BYTES, type MachineClass, parseManifest } from '../snapshots/manifest.ts';
+import type { Snapshot } from '../snapshots/shelf.ts';
 import type { SnapshotStore } from '../snapshots/store.ts';
 import type { Inventory } from './inventory.ts';
 
@@ -21,6 +22,8 @@ export type PullerDeps = {
   readonly view: () => Pick<View, 'nodes'>;
   /** How an attempt at one node ended, for metrics; `bytes` of one that is here. */
   readonly onPull?: ((outcome: 'pulled' | ErrorCode, bytes: number) => void) | undefined;
+  /** A snapshot is here that was not. Must not throw; nobody who asked for it waits for that. */
+  readonly received: (snapshot: Snapshot) => Promise<void>;
   /** Called when what is being pulled changes. */
   readonly changed: () => void;
   /** Aborts when the agent ends. */
@@ -109,7 +112,8 @@ export class Puller implements AsyncDisposable {
     for (const source of sources) {
       const from = performance.now();
       try {
-        await this.#from(digest, source, signal);
+        const snapshot = await this.#from(digest, source, signal);
+        void this.#deps.received(snapshot);
         onPull?.('pulled', source.bytes);
         const ms = Math.round(performance.now() - from);
         log.info({ snapshot: digest, node: source.node, ms, bytes: source.bytes }, 'snapshot pulled');
@@ -126,14 +130,14 @@ export class Puller implements AsyncDisposable {
     throw failure ?? new RekindleError('not_found', `the snapshot ${digest} is on no node`);
   }
 
-  async #from(digest: string, { node, url }: Source, signal: AbortSignal): Promise<void> {
+  async #from(digest: string, { node, url }: Source, signal: AbortSignal): Promise<Snapshot> {
     const base = `${url}/snapshots/${digest}`;
     const where = `snapshot ${digest.slice(0, 12)} of node ${node}`;
     const bytes = await this.#manifest(`${base}/manifest`, where, signal);
     if (digestOf(bytes) !== digest) throw new RekindleError('snapshot_corrupt', `${where}: the manifest has another digest`);
     const misfit = whyIncompatible(parseManifest(bytes, where).class, this.#deps.machine);
     if (misfit !== undefined) throw new RekindleError('snapshot_incompatible', `${where} does not fit this machine: ${misfit}`);
-    await this.#deps.store.receive(
+    return this.#deps.store.receive(
       bytes,
       (entry, target, until) =>
         this.#file(`${base}/files/${entry.path.split('/').map(encodeURIComponent).join('/')}`, { ...entry, where }, target, until),

@@ -49,7 +49,7 @@ export class Restorer {
 
   /**
    * Claims the slot and restores into it. When this rejects before the application runs the slot still waits, and must be told `cold`: that is
-   * the caller's, who knows the reason to give.
+   * the caller's, who knows the reason to give. `onBegin` is called when its turn has come: what fails before says nothing of the snapshot.
    */
   restore(
     container: Container,
@@ -60,6 +60,8 @@ export class Restorer {
   ): Promise<Restored> {
     const { tools, workDir, largePages } = this.#deps;
     return this.#turns.run(async () => {
+      if (connection.socket.destroyed)
+        throw new RekindleError('container_failed', `the slot ${container.name} did not wait until its turn had come`, { retryable: true });
       using _large = largePages.hold();
       onBegin?.();
       connection.claim();
@@ -69,7 +71,7 @@ export class Restorer {
         onResumed,
         id: `${container.uid}-${randomBytes(4).toString('hex')}`,
         snapshot: { facts: snapshot.manifest, imagesDir: snapshot.imagesDir, filesDir: snapshot.filesDir },
-        slot: { pid: container.pid, addresses: container.addresses, connection: connection.descriptor },
+        slot: { pid: container.pid, addresses: container.addresses, connection },
         workDir,
         deadlineMs: container.workload.restore.deadlineSeconds * 1000,
         mergeMemory: container.workload.restore.mergeMemory,
@@ -98,8 +100,20 @@ export class Restorer {
     await waitReady(probe, target, { clock: this.#deps.clock, everyMs: ASK_EVERY_MS, deadlineMs }, signal);
   }
 
-  /** What makes a restored application a live instance: identity file, after-restore hook, readiness. Throws `not_ready`. */
-  async enliven(container: Container, signal: AbortSignal): Promise<void> {
+  /**
+   * What makes a restored application a live instance: identity file, after-restore hook, readiness. Throws `not_ready`, and `container_failed` as soon as it
+   * has ended: nobody waits for its deadline then.
+   */
+  async enliven(container: Container, connection: Pick<SlotConnection, 'ended'>, signal: AbortSignal): Promise<void> {
+    const ended = new AbortController();
+    void connection.ended.then((status) => {
+      const what = status === undefined ? 'was killed' : `ended with status ${status}`;
+      ended.abort(new RekindleError('container_failed', `the application ${what} as soon as it was restored`));
+    });
+    await this.#enliven(container, AbortSignal.any([signal, ended.signal]));
+  }
+
+  async #enliven(container: Container, signal: AbortSignal): Promise<void> {
     const asked = this.#askedAhead.get(container);
     this.#askedAhead.delete(container);
     if (asked !== undefined) {

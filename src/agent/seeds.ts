@@ -1,5 +1,5 @@
 import type { Mount } from '../checkpoint/mountinfo.ts';
-import { toRekindleError } from '../lib/errors.ts';
+import { type ErrorCode, toRekindleError } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import type { Container } from '../workloads/host.ts';
 import { retentionOf } from '../workloads/normalise.ts';
@@ -15,16 +15,16 @@ export type SeedsDeps = SeedDeps & {
 };
 
 /** How a seed's checkpoint ended: `published`, or why not. Undefined when the agent ended before. */
-export type SeedOutcome =
-  | { readonly published: Published }
-  | { readonly code: ReturnType<typeof toRekindleError>['code']; readonly reason: string };
+export type SeedOutcome = { readonly published: Published } | { readonly code: ErrorCode; readonly reason: string };
 
-type SpecState = { seedRuns: boolean; refusal: { reason: string; until: number } | undefined };
+type SpecState = { seeds: number; refusal: { reason: string; until: number } | undefined };
 
 /** So many failed restores in a row and a snapshot is left alone. */
 const FAILURES_UNTIL_QUARANTINE = 3;
 /** After a failed checkpoint the next container may try again; one that was refused for what the application does may not. */
 const RETRY_SEED_AFTER_MS = 60_000;
+/** A corrupt one has been removed; the others are the machine's. */
+const NOT_ITS_FAULT: readonly ErrorCode[] = ['snapshot_corrupt', 'disk_full', 'machine_unsupported'];
 
 /** Makes snapshots, one of each kind (spec hash) at a time, and knows why there is none. */
 export class Seeds {
@@ -38,7 +38,18 @@ export class Seeds {
 
   /** Whether a container is being made into a snapshot of this kind. */
   runs(hash: string): boolean {
-    return this.#spec(hash).seedRuns;
+    return this.#spec(hash).seeds > 0;
+  }
+
+  /** One of this kind is on its way to be made: until disposed, {@link runs} says so. */
+  hold(hash: string): Disposable {
+    const spec = this.#spec(hash);
+    spec.seeds += 1;
+    return {
+      [Symbol.dispose]: () => {
+        spec.seeds -= 1;
+      },
+    };
   }
 
   /** Why no snapshot of this kind is tried at present: the last attempt failed. */
@@ -66,13 +77,13 @@ export class Seeds {
     const { listener, log, clock, host } = this.#deps;
     const spec = this.#spec(hash);
     const workload = container.workload.name;
-    spec.seedRuns = true;
+    using _held = this.hold(hash);
     try {
       const published = await makeSnapshot(this.#deps, { container, specHash: hash, mounts, eager }, onStep, signal);
       spec.refusal = undefined;
       listener({ type: 'snapshot', workload, specHash: hash, ...published });
       log.info({ workload, snapshot: published.digest, freezeMs: published.freezeMs }, 'snapshot published');
-      await this.#prune(container.workload, hash);
+      await this.prune(container.workload, hash);
       return { published };
     } catch (error) {
       if (signal.aborted) return undefined;
@@ -84,8 +95,6 @@ export class Seeds {
       listener({ type: 'checkpoint-failed', workload, specHash: hash, code, reason });
       log.warn({ workload, code, reason }, 'no snapshot could be made');
       return { code, reason };
-    } finally {
-      spec.seedRuns = false;
     }
   }
 
@@ -98,27 +107,32 @@ export class Seeds {
   }
 
   /**
-   * A restore of it failed; after some in a row it is quarantined, and at once where the first restore is the trial. One into a container that somebody
-   * ended meanwhile does not count.
+   * A restore of it failed; after some in a row it is quarantined, and at once where the first restore is the trial. One that says nothing of the snapshot
+   * does not count: into a container that somebody ended meanwhile, or on a machine that had no room or no process for it. Never throws: what it failed for
+   * has still to start cold.
    */
   async failed(digest: string, { uid, workload }: Container, { reason, code }: Cold): Promise<void> {
-    // It has been removed.
-    if (code === 'snapshot_corrupt') return;
-    const { store, host } = this.#deps;
-    if (await host.isLeaving(uid)) return;
-    const failures = (this.#failures.get(digest) ?? 0) + 1;
-    this.#failures.set(digest, failures);
-    if (workload.checkpoint.verify === 'first-restore' && !(await store.isProven(digest)))
-      await store.quarantine(digest, `its first restore, which was its trial (checkpoint.verify), failed: ${reason}`);
-    else if (failures >= FAILURES_UNTIL_QUARANTINE)
-      await store.quarantine(digest, `${failures} restores in a row failed; the last: ${reason}`);
+    if (code !== undefined && NOT_ITS_FAULT.includes(code)) return;
+    const { store, host, log } = this.#deps;
+    try {
+      if (await host.isLeaving(uid)) return;
+      const failures = (this.#failures.get(digest) ?? 0) + 1;
+      this.#failures.set(digest, failures);
+      if (workload.checkpoint.verify === 'first-restore' && !(await store.isProven(digest)))
+        await store.quarantine(digest, `its first restore, which was its trial (checkpoint.verify), failed: ${reason}`);
+      else if (failures >= FAILURES_UNTIL_QUARANTINE)
+        await store.quarantine(digest, `${failures} restores in a row failed; the last: ${reason}`);
+    } catch (err) {
+      // The next failure tries again.
+      log.warn({ err, snapshot: digest }, 'that its restores fail is not written down');
+    }
   }
 
-  /** The new snapshot is there whether or not older ones can be removed. */
-  async #prune(workload: WorkloadSpec, made: string): Promise<void> {
+  /** Removes what the policy keeps no longer, now that there is a new one of this kind. That is there whether or not older ones can be removed. */
+  async prune(workload: WorkloadSpec, hash: string): Promise<void> {
     const { store, log, live } = this.#deps;
     try {
-      const policy = { ...retentionOf(workload), live: new Set([...(await live(workload.name)), made]) };
+      const policy = { ...retentionOf(workload), live: new Set([...(await live(workload.name)), hash]) };
       await store.prune(new Map([[workload.name, policy]]));
     } catch (err) {
       log.warn({ err, workload: workload.name }, 'older snapshots could not be removed');
@@ -126,7 +140,7 @@ export class Seeds {
   }
 
   #spec(hash: string): SpecState {
-    const known = this.#specs.get(hash) ?? { seedRuns: false, refusal: undefined };
+    const known = this.#specs.get(hash) ?? { seeds: 0, refusal: undefined };
     this.#specs.set(hash, known);
     return known;
   }

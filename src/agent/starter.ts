@@ -8,7 +8,7 @@ import type { SlotConnection } from '../slots/slot-connection.ts';
 import type { SnapshotStore } from '../snapshots/store.ts';
 import type { Container, ContainerMaker, PoolMembership } from '../workloads/host.ts';
 import { coldReason } from '../workloads/normalise.ts';
-import { startAgain } from './container-process.ts';
+import { isStopped, resume, startAgain } from './container-process.ts';
 import { type Cold, type InstanceState, WAS_SEED } from './events.ts';
 import type { Inventory } from './inventory.ts';
 import type { PoolSlot } from './pool-slot.ts';
@@ -80,7 +80,7 @@ export class Starter {
     if (container.pod !== undefined || slot.workload.container.volumes.some((volume) => 'from' in volume && volume.readOnly))
       learn(slot, container);
     if (asked !== undefined && inventory.has(asked)) return asked;
-    return inventory.fitting(slot.facts?.hash ?? '') ?? asked;
+    return inventory.fitting(slot.facts?.hash ?? '', slot.workload) ?? asked;
   }
 
   /** Starts a slot that has just said hello cold, as the seed if one is wanted. `made` settles when a checkpoint of it has ended. */
@@ -96,6 +96,11 @@ export class Starter {
 
   /** Watches an instance that started cold under an earlier agent. */
   adoptCold(slot: PoolSlot): void {
+    // For a suspension that its agent did not live to see. Without that, what a slot was suspended with has not been resumed.
+    if (slot.container !== undefined && isStopped(slot.container.pid)) {
+      resume(slot.container.pid);
+      this.goesOn(slot);
+    }
     const { started } = slot.container?.pool ?? {};
     const start = { how: 'cold' as const, ...(started?.reason === undefined ? {} : { reason: started.reason }) };
     slot.become('cold', { ready: started !== undefined, start: started === undefined ? start : { ...start, ms: started.ms } });
@@ -110,15 +115,27 @@ export class Starter {
     const { container } = slot;
     if (container === undefined) return;
     try {
-      await this.#enliven(container, connection);
+      await this.#deps.restorer.enliven(container, connection, this.#deps.stop);
       slot.become('live', { ready: true, start: { how: 'restore' } });
       this.#deps.say(container, { at: 'back' });
       await this.#note(slot, { how: 'restore', ms: 0 });
+      if (slot.suspended !== undefined) await this.#forgetState(slot, slot.suspended);
     } catch (error) {
       if (this.#deps.stop.aborted) return;
       const { code, message: reason } = toRekindleError(error);
       await this.#coldInstead(slot, container, { why: 'failed', reason, code }, performance.now());
     }
+  }
+
+  /** What a slot was suspended with goes on in its application: to resume it once more would be to go back in time. */
+  goesOn(slot: PoolSlot): void {
+    const { suspended } = slot;
+    if (suspended === undefined) return;
+    slot
+      .exclusive(() => this.#forgetState(slot, suspended))
+      .catch((err: unknown) => {
+        if (!this.#deps.stop.aborted) this.#deps.log.warn({ err, slot: slot.uid }, 'state that goes on not forgotten');
+      });
   }
 
   /** Hears the end of a restored instance. */
@@ -146,12 +163,13 @@ export class Starter {
       const snapshot = await store.checkCheap(digest, signal);
       if (!own && snapshot.manifest.specHash !== slot.facts?.hash) throw misfit(slot, digest);
       const decidedMs = performance.now() - from;
-      tried = true;
-      const restored = await restorer.restore(container, connection, snapshot, stop);
+      const restored = await restorer.restore(container, connection, snapshot, stop, () => {
+        tried = true;
+      });
       const restoredMs = performance.now() - from;
       runs = true;
       this.follow(slot, container, connection);
-      await this.#enliven(container, connection);
+      await restorer.enliven(container, connection, stop);
       const ms = performance.now() - from;
       slot.become('live', { ready: true, snapshot: digest, start: { how: 'restore', ms } });
       const { filesMs, criuMs } = restored;
@@ -170,23 +188,15 @@ export class Starter {
       if (slot.state === 'live') return NOTHING;
       const { code, message } = toRekindleError(error);
       const cold: Cold = { why: 'failed', reason: tried ? `the restore failed: ${message}` : message, code };
-      if (tried && !own) await seeds.failed(digest, container, cold).then(() => this.#deps.inventory.refresh());
+      if (tried && !own) {
+        await seeds.failed(digest, container, cold);
+        // At the next look, if not now.
+        await this.#deps.inventory.refresh().catch(() => false);
+      }
       return runs ? this.#coldInstead(slot, container, cold, from) : this.#cold(slot, connection, from, cold);
     }
     if (own) await this.#forgetState(slot, digest);
     return NOTHING;
-  }
-
-  /** After-restore hook and readiness; fails at once when the application ends. */
-  async #enliven(container: Container, connection: SlotConnection): Promise<void> {
-    const { restorer, stop } = this.#deps;
-    const ended = new AbortController();
-    const end = connection.ended.then((status) => {
-      const what = status === undefined ? 'was killed' : `ended with status ${status}`;
-      ended.abort(new RekindleError('container_failed', `the application ${what} as soon as it was restored`));
-    });
-    void end;
-    await restorer.enliven(container, AbortSignal.any([stop, ended.signal]));
   }
 
   /** The application runs but is of no use: its container is started again, and that is cold. */
@@ -227,7 +237,7 @@ export class Starter {
     if (facts === undefined || slot.outdated || coldReason(container.workload) !== undefined) return false;
     const { hash } = facts;
     const why = seeds.refusal(hash) ?? inventory.quarantined(hash);
-    return why === undefined && inventory.fitting(hash) === undefined && !seeds.runs(hash);
+    return why === undefined && inventory.fitting(hash, slot.workload) === undefined && !seeds.runs(hash);
   }
 
   #whyNone(slot: PoolSlot): Cold {

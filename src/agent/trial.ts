@@ -66,7 +66,7 @@ async function tryOne(
   try {
     const connection = await deps.slotOf(container, signal);
     const { pid } = await deps.restorer.restore(container, connection, snapshot, signal);
-    if (readiness) await deps.restorer.enliven(container, signal);
+    if (readiness) await deps.restorer.enliven(container, connection, signal);
     return [...(await drawRandom(deps, pid, signal)), ...(await drawByPolicy(deps, container, signal))];
   } catch (cause) {
     if (signal.aborted) throw cause;

@@ -43,7 +43,7 @@ export type DumpFacts = {
   readonly memoryBytes: number;
 };
 
-/** What criu may take beyond its time limit to let go of the application. */
+/** What criu, whose own limit is for stopping the application only, may take beyond the time of the dump to end and let go of it. */
 const OVERTIME_MS = 10_000;
 
 /**
@@ -84,12 +84,20 @@ export async function dump(
     }),
   ];
   signal.throwIfAborted();
-  // Once begun it is not interrupted: criu ends by itself at its own time limit, and lets go of the application properly.
-  const result = await tools.exec(tools.helper, helperArguments, {
-    timeoutMs: request.timeoutMs + OVERTIME_MS,
-    // Not waiting for what a killed criu leaves behind with our pipes open.
-    keepBytes: 64 * 1024,
-  });
+  const timeoutMs = request.timeoutMs + OVERTIME_MS;
+  // Once begun it is not interrupted: a criu that ends by itself lets go of the application properly.
+  const result = await tools
+    .exec(tools.helper, helperArguments, {
+      timeoutMs,
+      // Not waiting for what a killed criu leaves behind with our pipes open.
+      keepBytes: 64 * 1024,
+    })
+    .catch((cause: unknown) => {
+      killMentioning(request.workDir);
+      if (!(cause instanceof RekindleError) || cause.code !== 'timeout') throw cause;
+      const why = `criu took longer than ${timeoutMs / 1000} s, as where the disk does not keep up, and was killed`;
+      throw new RekindleError('dump_failed', `the checkpoint failed: ${why}`, { cause });
+    });
   if (result.status !== 0) {
     killMentioning(request.workDir);
     // A criu that lacks the right to begin says so before it has a log.

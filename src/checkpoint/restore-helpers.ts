@@ -32,11 +32,12 @@ export class RestoreHelpers implements AsyncDisposable {
 
   /** Runs `helper restore …`; `connection` is the number of the slot's connection in this process, which becomes the helper's descriptor 3. */
   run(args: readonly string[], connection: number): Running {
-    const spare = this.#take();
-    this.#refillSoon();
-    const size = args.reduce((sum, arg) => sum + Buffer.byteLength(arg) + 1, 0);
-    if (spare === undefined || size >= PADDING.length) return runDetached(this.#helper, args, connection);
+    // Before a spare is taken: of a descriptor that is none this throws, and nobody would end the spare.
     const fields = [String(connection), String(fstatSync(connection, { bigint: true }).ino), ...args];
+    const size = args.reduce((sum, arg) => sum + Buffer.byteLength(arg) + 1, 0);
+    const spare = size >= PADDING.length ? undefined : this.#take();
+    this.#refillSoon();
+    if (spare === undefined) return runDetached(this.#helper, args, connection);
     return spare.go([String(fields.length), ...fields].map((field) => `${field}\0`).join(''));
   }
 

@@ -24,8 +24,11 @@ export type RestoreRequest = {
     readonly pid: number;
     /** Where the slot is reached; where it is not, as in a trial, its own addresses are looked up. */
     readonly addresses: readonly string[];
-    /** Our descriptor of the connection on which the slot was claimed; the helper inherits it and writes `restored` to it. */
-    readonly connection: number;
+    /**
+     * The connection on which the slot was claimed; the helper inherits our descriptor of it and writes `restored` to it. It throws once the connection is
+     * closed, and is asked for when a helper is started: a slot that ends closes it at any moment, and its number is the next one's then.
+     */
+    readonly connection: { readonly descriptor: number };
   };
   /** Where work directories of restores and journals are made; on a tmpfs. */
   readonly workDir: string;
@@ -68,7 +71,7 @@ export async function restore(tools: RestoreTools, request: RestoreRequest): Pro
     });
     writeFileSync(join(work, 'request'), asked, { mode: 0o600 });
     const imagesDir = await imagesFor(request, work);
-    const running = tools.helpers.run(helperArguments(tools, request, { work, journal, imagesDir }), request.slot.connection);
+    const running = tools.helpers.run(helperArguments(tools, request, { work, journal, imagesDir }), request.slot.connection.descriptor);
     const resumed = await running.line(0);
     if (resumed !== undefined) request.onResumed();
     const line = await running.line(1);
@@ -140,9 +143,20 @@ async function afterFailure(
   result: ExecResult,
 ): Promise<Restored> {
   const completed =
-    result.status >= 128 ? await endRestore(tools, { slotPid: request.slot.pid, journal, connection: request.slot.connection }) : undefined;
+    result.status >= 128
+      ? await endRestore(tools, { slotPid: request.slot.pid, journal, connection: descriptorIfOpen(request.slot.connection) })
+      : undefined;
   if (completed !== undefined) return completed;
   throw await failure(result.stderr, work);
+}
+
+/** Killed with its helper, as for want of memory, a slot has closed its connection. */
+function descriptorIfOpen(connection: RestoreRequest['slot']['connection']): number | undefined {
+  try {
+    return connection.descriptor;
+  } catch {
+    return undefined;
+  }
 }
 
 /**
@@ -152,7 +166,7 @@ async function afterFailure(
  */
 export async function endRestore(
   tools: Pick<CheckpointTools, 'helper'>,
-  restore: { readonly slotPid: number; readonly journal: string; readonly connection?: number; readonly cold?: boolean },
+  restore: { readonly slotPid: number; readonly journal: string; readonly connection?: number | undefined; readonly cold?: boolean },
 ): Promise<Restored | undefined> {
   const { slotPid, journal, connection, cold } = restore;
   const args = ['undo', '--pid', String(slotPid), '--journal', journal, ...(cold ? ['--cold'] : [])];

@@ -132,6 +132,7 @@ export async function openAgent<H extends ContainerMaker>(
     ...{ store, inventory, machine, clock: systemClock, log: log.child({ component: 'pull' }), view: service.view },
     token: service.peerToken,
     onPull: service.onPull,
+    received: (snapshot) => agent.received(snapshot),
     changed: () => changed(),
     stop: ended.signal,
   });

@@ -91,6 +91,30 @@ test('a snapshot of one node is restored on another, fetched while the request w
   expect(await leftovers(b.config, b.engine.host)).toEqual([]);
 });
 
+test('a node that only fetches keeps no more than the policy says', async () => {
+  const revision = (number: number): typeof counter => ({
+    ...counter,
+    container: { ...counter.container, env: { REVISION: String(number) } },
+    checkpoint: { ...counter.checkpoint, keep: 1 },
+  });
+  const service = aService(revision(1));
+  await using a = await TestNode.open(service, { name: 'a' });
+  await using b = await TestNode.open(service, { name: 'b' });
+  const pull = async (number: number): Promise<string> => {
+    service.view.describe(revision(number));
+    const { digest } = await a.warm('counter');
+    a.tell();
+    await b.do({ name: 'pull', data: { workload: 'counter', digest, from: 'a' } });
+    return digest;
+  };
+
+  const first = await pull(1);
+  const second = await pull(2);
+
+  expect(second).not.toBe(first);
+  await expect.poll(async () => (await b.engine.store.list()).map(({ digest }) => digest)).toEqual([second]);
+});
+
 test('a pull that breaks half way goes on at the byte it had reached, and two at once are one', async () => {
   const service = aService(counter);
   await using a = await TestNode.open(service, { name: 'a' });
@@ -170,7 +194,15 @@ test('a pull that fills the disk, or does not fit this machine, is refused and l
     const inventory = new Inventory({ store, machine: machineClass, now: () => 0 });
     const view: Pick<View, 'nodes'> = service.view;
     const stop = AbortSignal.timeout(30_000);
-    const rest = { clock: systemClock, log: silentLog, token: () => service.token, view: () => view, changed: () => undefined, stop };
+    const rest = {
+      clock: systemClock,
+      log: silentLog,
+      token: () => service.token,
+      view: () => view,
+      changed: () => undefined,
+      received: async () => undefined,
+      stop,
+    };
     await using puller = new Puller({ store, inventory, machine: machineClass, ...rest });
     await puller.bring(digest, Number.POSITIVE_INFINITY, stop);
   };

@@ -8,6 +8,7 @@ import { Restorer } from '../../../src/agent/restorer.ts';
 import { Seeds } from '../../../src/agent/seeds.ts';
 import { RestoreHelpers } from '../../../src/checkpoint/restore-helpers.ts';
 import type { Clock } from '../../../src/lib/clock.ts';
+import type { ErrorCode } from '../../../src/lib/errors.ts';
 import { exec, spawnDuplex } from '../../../src/lib/exec.ts';
 import { silentLog } from '../../../src/lib/log.ts';
 import { parseRekindleFile } from '../../../src/workloads/file.ts';
@@ -105,6 +106,19 @@ test('one that somebody ended while it warmed up does not keep the next from bei
   expect(seeds.refusal(HASH)).toBeUndefined();
 });
 
+test('while several are held back for one kind it counts as being made, until the last is let go', async () => {
+  await using folder = await aFolder();
+  const { seeds } = await someSeeds(folder.path, 0);
+  const held = [seeds.hold(HASH), seeds.hold(HASH)];
+
+  held[0]?.[Symbol.dispose]();
+  expect(seeds.runs(HASH)).toBe(true);
+  expect(seeds.runs('another')).toBe(false);
+
+  held[1]?.[Symbol.dispose]();
+  expect(seeds.runs(HASH)).toBe(false);
+});
+
 test('one whose policy cannot work is never tried again', async () => {
   await using folder = await aFolder();
   const { seeds, clock } = await someSeeds(folder.path, 0);
@@ -136,11 +150,26 @@ test.skipIf(process.geteuid?.() !== 0)('one that is refused for what the applica
   }
 });
 
+test('with a new snapshot here the older ones go that its policy keeps no longer', async () => {
+  await using folder = await aFolder();
+  const { seeds, store } = await someSeeds(folder.path, 0);
+  const ofDay = (day: number, specHash: string) => publish(store, { createdAt: `2026-01-0${day}T00:00:00Z`, specHash });
+  const [older, made, newer] = [await ofDay(1, 'one'), await ofDay(2, 'two'), await ofDay(3, 'three')];
+  const { workload } = aContainer('');
+
+  await seeds.prune({ ...workload, checkpoint: { ...workload.checkpoint, keep: 2 } }, 'one');
+
+  // One that came back after a rollback is older, and what is wanted now.
+  expect((await store.list()).map(({ digest }) => digest)).toEqual([newer.digest, older.digest]);
+  expect(await store.find('two', machine)).toBeUndefined();
+  expect(made.manifest.specHash).toBe('two');
+});
+
 describe('failed restores', () => {
-  const failThrice = async (dir: string, leaving: boolean) => {
+  const failThrice = async (dir: string, leaving: boolean, code: ErrorCode = 'restore_failed') => {
     const { seeds, store } = await someSeeds(dir, 0, leaving);
     const { digest } = await publish(store);
-    for (let i = 0; i < 3; i++) await seeds.failed(digest, aContainer(''), { why: 'failed', reason: 'no', code: 'restore_failed' });
+    for (let i = 0; i < 3; i++) await seeds.failed(digest, aContainer(''), { why: 'failed', reason: 'no', code });
     return (await store.quarantined(digest))?.reason;
   };
 
@@ -154,5 +183,26 @@ describe('failed restores', () => {
     await using folder = await aFolder();
 
     expect(await failThrice(folder.path, true)).toBeUndefined();
+  });
+
+  test('that cannot be written down keep nobody from starting cold', async () => {
+    await using folder = await aFolder();
+    const { seeds, store } = await someSeeds(folder.path, 0);
+    const { digest } = await publish(store);
+    const fail = () => seeds.failed(digest, aContainer(''), { why: 'failed', reason: 'no', code: 'restore_failed' });
+    const { quarantine } = store;
+    Object.defineProperty(store, 'quarantine', { value: () => Promise.reject(new Error('no space left')), configurable: true });
+
+    for (let i = 0; i < 3; i++) await fail();
+    Object.defineProperty(store, 'quarantine', { value: quarantine });
+    await fail();
+
+    expect((await store.quarantined(digest))?.reason).toContain('4 restores in a row failed');
+  });
+
+  test.each(['disk_full', 'machine_unsupported'] as const)('for what the machine lacks (%s) do not count', async (code) => {
+    await using folder = await aFolder();
+
+    expect(await failThrice(folder.path, false, code)).toBeUndefined();
   });
 });

@@ -1,0 +1,37 @@
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { Inventory } from '../../../src/agent/inventory.ts';
+import { PeerServer } from '../../../src/agent/peer-server.ts';
+import { Puller } from '../../../src/agent/pull.ts';
+import { systemClock } from '../../../src/lib/clock.ts';
+import { silentLog } from '../../../src/lib/log.ts';
+import type { NodeTruth } from '../../../src/queue/truth.ts';
+import type { Snapshot } from '../../../src/snapshots/shelf.ts';
+import { aFolder, aStore, machine, never, publish } from '../snapshots/builders.ts';
+
+test('a snapshot that came from another node is told once, however many asked for it', async () => {
+  await using folder = await aFolder();
+  const [there, here] = [aStore(join(folder.path, 'there')), aStore(join(folder.path, 'here'))];
+  const { digest } = await publish(there);
+  await using peer = await PeerServer.open({ store: there, log: silentLog, token: () => 'token', listen: '127.0.0.1:0' });
+  const theirs = new Inventory({ store: there, machine, now: () => 0 });
+  await theirs.refresh();
+  const facts = { name: 'b', agent: 'x', cores: 2, maxInstances: 5, memoryBytes: 1e9, machineClass: 'c', leaving: false, trials: 0 };
+  const said: NodeTruth = { ...facts, peer: peer.url, pulling: [], phases: [], slots: [], snapshots: theirs.truth() };
+  const received: Snapshot[] = [];
+  await using puller = new Puller({
+    ...{ store: here, inventory: new Inventory({ store: here, machine, now: () => 0 }), machine, clock: systemClock, log: silentLog },
+    token: () => 'token',
+    view: () => ({ nodes: new Map([['b', { said, heardAtMs: 0 }]]) }),
+    received: async (snapshot) => void received.push(snapshot),
+    changed: () => undefined,
+    stop: never,
+  });
+  const bring = () => puller.bring(digest, Number.POSITIVE_INFINITY, never);
+
+  await Promise.all([bring(), bring()]);
+  await bring();
+
+  expect(received.map((one) => one.digest)).toEqual([digest]);
+  expect((await here.verify(digest, never)).manifest).toEqual(received[0]?.manifest);
+});
