@@ -1,5 +1,5 @@
 import { SLOT_PROGRAM } from '../../workloads/kubernetes.ts';
-import type { ProbeSpec } from '../../workloads/workload.ts';
+import { MOST, type ProbeSpec } from '../../workloads/workload.ts';
 import type { PodContainer, PodProbe } from '../kinds.ts';
 
 /** Kubernetes' defaults (https://kubernetes.io/docs/tasks/configure-pod-container/configure-liveness-readiness-startup-probes/). */
@@ -15,12 +15,13 @@ export type DerivedProbe = { readonly probe: ProbeSpec | undefined; readonly war
 export function readinessOfContainer(container: PodContainer): DerivedProbe {
   const asked = container.readinessProbe ?? container.startupProbe;
   if (asked === undefined) return { probe: undefined, warnings: [] };
+  // Kubernetes takes larger numbers than any agent waits for.
   const timing = {
-    initialDelaySeconds: asked.initialDelaySeconds ?? 0,
+    initialDelaySeconds: Math.min(MOST.seconds, asked.initialDelaySeconds ?? 0),
     periodSeconds: 1,
-    timeoutSeconds: asked.timeoutSeconds ?? 1,
-    successThreshold: asked.successThreshold ?? 1,
-    failureThreshold: Math.max(START_SECONDS, startSeconds(container)),
+    timeoutSeconds: Math.min(MOST.seconds, asked.timeoutSeconds ?? 1),
+    successThreshold: Math.min(MOST.successes, asked.successThreshold ?? 1),
+    failureThreshold: Math.min(MOST.failures, Math.max(START_SECONDS, startSeconds(container))),
   };
   const { exec, httpGet, tcpSocket, grpc } = asked;
   if (exec?.command?.length) return { probe: { command: shellCommand(exec.command), ...timing }, warnings: [] };

@@ -31,6 +31,21 @@ describe('the check before a checkpoint', () => {
     expect(described({ startupProbe }).description.container.readiness).toMatchObject({ tcp: { port: 80 }, failureThreshold: 600 });
   });
 
+  test('is asked for no longer than an agent waits for anybody, whatever Kubernetes takes', () => {
+    const tcpSocket = { port: 80 };
+    const most = 2 ** 31 - 1;
+    const endless = { tcpSocket, initialDelaySeconds: most, timeoutSeconds: most, successThreshold: most, periodSeconds: most };
+
+    const { description } = described({ readinessProbe: endless, startupProbe: { ...endless, failureThreshold: most } });
+
+    expect(description.container.readiness).toMatchObject({
+      initialDelaySeconds: 3_600,
+      timeoutSeconds: 3_600,
+      successThreshold: 1_000,
+      failureThreshold: 100_000,
+    });
+  });
+
   test('is what the policy says, where it says so', () => {
     const { description } = described({ readinessProbe: { tcpSocket: { port: 80 } } }, 'cr.container.readiness=true');
 
