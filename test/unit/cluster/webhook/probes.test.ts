@@ -64,8 +64,8 @@ describe('probes of a restored container', () => {
   test.each<[PodProbe, PodProbe]>([
     [{}, { periodSeconds: 1, failureThreshold: 30 }],
     [
-      { periodSeconds: 5, failureThreshold: 2, timeoutSeconds: 3, successThreshold: 2 },
-      { periodSeconds: 1, failureThreshold: 10, timeoutSeconds: 3, successThreshold: 2 },
+      { periodSeconds: 5, failureThreshold: 2, timeoutSeconds: 1, successThreshold: 2 },
+      { periodSeconds: 1, failureThreshold: 10, timeoutSeconds: 1, successThreshold: 2 },
     ],
     [
       { periodSeconds: 1, failureThreshold: 3 },
@@ -83,6 +83,25 @@ describe('probes of a restored container', () => {
     expect(container.readinessProbe).toEqual({ ...after, tcpSocket });
     expect(container.startupProbe).toEqual({ ...after, tcpSocket });
     expect(container.livenessProbe).toEqual({ ...before, tcpSocket });
+  });
+
+  test.each([
+    { period: 10, timeout: 5, failures: 3, becomes: 6 },
+    { period: 10, timeout: 3, failures: 3, becomes: 10 },
+    { period: 10, timeout: 4, failures: 3, becomes: 8 },
+    { period: 5, timeout: 30, failures: 2, becomes: 2 },
+    { period: 1, timeout: 5, failures: 3, becomes: 3 },
+  ])('an application that hangs is out of service after the same time, also with $failures attempts of $timeout s every $period s', (one) => {
+    const probe = { tcpSocket: { port: 80 }, periodSeconds: one.period, timeoutSeconds: one.timeout, failureThreshold: one.failures };
+
+    const { container } = described({ readinessProbe: probe, startupProbe: probe });
+
+    expect(container.readinessProbe).toEqual({ ...probe, periodSeconds: 1, failureThreshold: one.becomes });
+    const [before, after] = [one.failures * Math.max(one.period, one.timeout), one.becomes * one.timeout];
+    expect(after).toBeGreaterThanOrEqual(before);
+    expect(after).toBeLessThan(before + one.timeout);
+    // One that is refused while the application starts is over at once: no fewer attempts than before, or it is killed too early.
+    expect(container.startupProbe).toEqual({ ...probe, periodSeconds: 1, failureThreshold: one.failures * one.period });
   });
 
   test('stay as they are where the annotation says so', () => {
