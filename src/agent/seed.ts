@@ -15,6 +15,9 @@ import { eagerProbe, type RestorerDeps, readinessProbe } from './restorer.ts';
 import { targetOf } from './targets.ts';
 import { isTried, type TrialDeps, tryRestore } from './trial.ts';
 
+/** Whatever its probe's timing adds up to: what is not ready after a day is not waited for. */
+const MAX_READINESS_MS = 24 * 3_600_000;
+
 export type SeedDeps = TrialDeps & RestorerDeps & { readonly store: SnapshotStore; readonly machine: MachineFacts };
 
 export type Seed = {
@@ -84,7 +87,7 @@ async function take(
     );
   }
   onStep('waiting for readiness');
-  await waitReady(probe, target, { clock: deps.clock }, signal);
+  await waitReady(probe, target, { clock: deps.clock, deadlineMs: MAX_READINESS_MS }, signal);
   onStep('warming up');
   await runActions(warmupOf(workload), target, { clock: deps.clock, label: 'warm-up' }, signal);
   onStep('checkpointing');

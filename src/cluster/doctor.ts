@@ -2,7 +2,7 @@ import { examine, type Fact, type Look } from '../lib/fact.ts';
 import { ENABLED_LABEL } from '../workloads/kubernetes.ts';
 import type { Cluster } from './cluster.ts';
 import { optedIn } from './doctor/pods.ts';
-import { admissionPolicy, podSecurity, rightsOf } from './doctor/rights.ts';
+import { admissionPolicies, podSecurity, rightsOf } from './doctor/rights.ts';
 import { agents, redis, role, versions } from './doctor/roles.ts';
 import { askedInVain, EXTERNAL_METRICS, externalMetrics } from './doctor/scaling.ts';
 import { kubernetesVersion, nodeFindings, resizing, slotFiles, unproven } from './doctor/versions.ts';
@@ -17,7 +17,7 @@ export type ClusterDoctorDeps = {
 };
 
 const NAME = 'app.kubernetes.io/name';
-const BINDING = '/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/rekindle-pod-status';
+const BINDINGS = '/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings';
 const ASK_PODS_IN = 'default';
 
 /**
@@ -65,7 +65,11 @@ export async function examineCluster({ cluster, namespace, nowMs }: ClusterDocto
       'rekindle-agent': () => rightsOf(cluster, namespace, 'rekindle-agent', signal),
       'rekindle-gateway': () => rightsOf(cluster, namespace, 'rekindle-gateway', signal),
       'rekindle-scaler': () => rightsOf(cluster, namespace, 'rekindle-scaler', signal),
-      'admission policy': async () => admissionPolicy(await cluster.raw(BINDING, signal)),
+      'admission policies': async () =>
+        admissionPolicies(
+          await cluster.raw(`${BINDINGS}/rekindle-pod-status`, signal),
+          await cluster.raw(`${BINDINGS}/rekindle-pod-resize`, signal),
+        ),
       'pod security': () => podSecurity(cluster, namespace, signal),
     },
     pods: { pods: async () => optedIn(await cluster.list(PODS, { labels: `${ENABLED_LABEL}=true` }, signal), nowMs) },

@@ -4,7 +4,7 @@ import type { V1Container, V1Pod } from '@kubernetes/client-node';
 import { Type } from 'typebox';
 import { Value } from 'typebox/value';
 import type { Clock } from '../lib/clock.ts';
-import { RekindleError } from '../lib/errors.ts';
+import { RekindleError, toRekindleError } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import { parseDescription } from '../workloads/description.ts';
 import type { Container, ContainerMaker, ExecOutcome, HostVolume, PodFacts, PoolMembership } from '../workloads/host.ts';
@@ -38,6 +38,8 @@ export type ClusterHostDeps = {
   readonly addressesOf: (pid: number) => readonly string[];
   /** Every process in the container of this one, those too that its runtime started in it later. */
   readonly processesOf: (pid: number) => readonly number[];
+  /** Called once for a pod that is held by our gate and that no agent can decide about, since it has no valid description; `reason` says what is wrong with it. */
+  readonly undescribed: (pod: { readonly uid: string; readonly name: string; readonly workload: string }, reason: string) => void;
   /** This node's name. */
   readonly node: string;
   /** Where the node's own files are. */
@@ -240,6 +242,15 @@ export class ClusterHost implements ContainerMaker {
     for (const uid of this.#complained) if (!this.#byUid.has(uid)) this.#complained.delete(uid);
   }
 
+  /** Once per pod that waits for us: nothing will come of that. Those that the webhook left alone wait for nobody. */
+  #complain(pod: V1Pod, reason: string): void {
+    const { uid = '', name = '', namespace } = pod.metadata ?? {};
+    if (!isGateShut(pod) || this.#complained.has(uid)) return;
+    this.#complained.add(uid);
+    this.#deps.log.warn({ pod: name, namespace, reason }, 'pod cannot be restored into: it starts cold');
+    this.#deps.undescribed({ uid, name, workload: nameOfWorkload(pod) }, reason);
+  }
+
   /** What is wrong with one pod's container, or with how its runtime tells of it, must not hide the others. */
   async #findQuietly(uid: string): Promise<Container | undefined> {
     try {
@@ -267,10 +278,13 @@ export class ClusterHost implements ContainerMaker {
   }
 
   async #look(pod: V1Pod): Promise<Container | undefined> {
-    const { cri, volumesOf, whyFilled, addressesOf, log } = this.#deps;
-    const { uid = '', name = '', namespace = '', creationTimestamp } = pod.metadata ?? {};
+    const { cri, volumesOf, whyFilled, addressesOf } = this.#deps;
+    const { uid = '', name = '', creationTimestamp } = pod.metadata ?? {};
     const spec = slotContainerOf(pod);
-    if (spec === undefined) return undefined;
+    const described = descriptionOf(pod);
+    if ('problem' in described) this.#complain(pod, described.problem);
+    if (spec === undefined || 'problem' in described) return undefined;
+    const { workload } = described;
     const signal = AbortSignal.timeout(2_000);
     const running = newest((await cri.containersOf(uid, signal)).filter((one) => one.name === spec.name && one.state !== 'exited'));
     const status = running === undefined ? undefined : await cri.container(running.id, signal);
@@ -278,13 +292,6 @@ export class ClusterHost implements ContainerMaker {
     const { pid } = status;
     const task = taskOf(pid);
     if (task === undefined) return undefined;
-    const workload = workloadOf(pod);
-    if (workload === undefined) {
-      if (!this.#complained.has(uid))
-        log.warn({ pod: name, namespace }, `pod has no valid ${WORKLOAD_ANNOTATION} annotation: it starts cold`);
-      this.#complained.add(uid);
-      return undefined;
-    }
     let addresses: readonly string[];
     try {
       addresses = addressesOf(pid);
@@ -336,13 +343,23 @@ export function slotContainerOf(pod: V1Pod): V1Container | undefined {
 
 /** What the webhook wrote down; undefined when that is missing or no valid description. */
 export function workloadOf(pod: V1Pod): WorkloadSpec | undefined {
+  const described = descriptionOf(pod);
+  return 'workload' in described ? described.workload : undefined;
+}
+
+/** The same, or what is wrong with it, in words. */
+function descriptionOf(pod: V1Pod): { readonly workload: WorkloadSpec } | { readonly problem: string } {
   const text = pod.metadata?.annotations?.[WORKLOAD_ANNOTATION];
-  if (text === undefined) return undefined;
+  if (text === undefined) return { problem: `it has no annotation ${WORKLOAD_ANNOTATION}` };
   try {
-    return { ...parseDescription(text, 'the pod'), name: workloadName(pod.metadata?.namespace ?? '', ownerOf(pod).name) };
-  } catch {
-    return undefined;
+    return { workload: { ...parseDescription(text, 'the pod'), name: nameOfWorkload(pod) } };
+  } catch (error) {
+    return { problem: `its annotation ${WORKLOAD_ANNOTATION} is not valid: ${toRekindleError(error).message}` };
   }
+}
+
+function nameOfWorkload(pod: V1Pod): string {
+  return workloadName(pod.metadata?.namespace ?? '', ownerOf(pod).name);
 }
 
 /** Beyond what is read from the slot itself, what two pods must share to be clones of each other. */

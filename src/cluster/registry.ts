@@ -1,21 +1,18 @@
 import { createHash } from 'node:crypto';
-import { BlockList, isIP } from 'node:net';
 import { type Static, type TSchema, Type } from 'typebox';
 import { Value } from 'typebox/value';
 import { RekindleError } from '../lib/errors.ts';
+import { Semaphore } from '../lib/semaphore.ts';
 import { type ImageReference, parseReference } from './image-reference.ts';
+import { RegistryHttp, type RegistryHttpOptions, type RegistrySession } from './registry-http.ts';
 
-export type RegistryOptions = {
-  /** Registries that are asked without TLS: hosts with or without port, or networks as `10.0.0.0/8`. */
-  readonly plain: readonly string[];
-  readonly architecture: string;
-};
+export type RegistryOptions = RegistryHttpOptions & { readonly architecture: string };
 
 /** What an image runs, and the digest of the configuration that says so. */
 export type RegistryImage = { readonly digest: string; readonly entrypoint: readonly string[]; readonly cmd: readonly string[] };
 
-/** Manifests and configurations are a few kilobytes. */
-const MAX_BYTES = 4 * 1024 * 1024;
+/** Images at the same time: any number of pods may name any number of them. */
+const AT_ONCE = 16;
 const MANIFESTS = [
   'application/vnd.oci.image.index.v1+json',
   'application/vnd.docker.distribution.manifest.list.v2+json',
@@ -36,12 +33,13 @@ const Token = Type.Object({ token: Type.Optional(Type.String()), access_token: T
 
 /** Asks image registries what an image runs (OCI distribution 1.1), as anybody may: without credentials. */
 export class Registry {
-  readonly #options: RegistryOptions;
-  readonly #isPlain: (host: string) => boolean;
+  readonly #architecture: string;
+  readonly #http: RegistryHttp;
+  readonly #turns = new Semaphore(AT_ONCE);
 
-  constructor(options: RegistryOptions) {
-    this.#options = options;
-    this.#isPlain = plainHosts(options.plain);
+  constructor({ architecture, ...options }: RegistryOptions) {
+    this.#architecture = architecture;
+    this.#http = new RegistryHttp(options);
   }
 
   /** Throws `image_unavailable`, with the reason. */
@@ -49,31 +47,34 @@ export class Registry {
     const reference = parseReference(text);
     if (reference === undefined) throw unavailable(text, 'is not the name of an image');
     try {
-      const session: Session = { reference, base: this.#base(reference), authorization: undefined };
-      const first = await this.#get(session, `manifests/${reference.digest ?? reference.tag}`, signal);
-      const index = Value.Check(Index, first) ? first : undefined;
-      const manifest = checked(
-        Manifest,
-        index === undefined ? first : await this.#get(session, `manifests/${this.#choose(index)}`, signal),
-      );
-      const { digest } = manifest.config;
-      const { config } = checked(Configuration, await this.#get(session, `blobs/${digest}`, signal));
-      return { digest, entrypoint: config?.Entrypoint ?? [], cmd: config?.Cmd ?? [] };
+      return await this.#turns.run(() => this.#find(reference, signal), signal);
     } catch (cause) {
       signal.throwIfAborted();
       throw unavailable(text, cause instanceof Error ? cause.message : String(cause), cause);
     }
   }
 
+  async #find(reference: ImageReference, signal: AbortSignal): Promise<RegistryImage> {
+    const base = this.#base(reference);
+    using http = this.#http.open(new URL(base).host);
+    const session: Session = { reference, base, http, authorization: undefined };
+    const first = await this.#get(session, `manifests/${reference.digest ?? reference.tag}`, signal);
+    const index = Value.Check(Index, first) ? first : undefined;
+    const manifest = checked(Manifest, index === undefined ? first : await this.#get(session, `manifests/${this.#choose(index)}`, signal));
+    const { digest } = manifest.config;
+    const { config } = checked(Configuration, await this.#get(session, `blobs/${digest}`, signal));
+    return { digest, entrypoint: config?.Entrypoint ?? [], cmd: config?.Cmd ?? [] };
+  }
+
   #base({ host, repository }: ImageReference): string {
     // Docker's own registry has another name than its images.
     const server = host === 'docker.io' ? 'registry-1.docker.io' : host;
-    return `${this.#isPlain(host) ? 'http' : 'https'}://${server}/v2/${repository}`;
+    return `${this.#http.isPlain(host) ? 'http' : 'https'}://${server}/v2/${repository}`;
   }
 
   #choose({ manifests }: Static<typeof Index>): string {
     const linux = manifests.filter(({ platform }) => platform?.os === 'linux');
-    const chosen = linux.find(({ platform }) => platform?.architecture === this.#options.architecture) ?? linux[0];
+    const chosen = linux.find(({ platform }) => platform?.architecture === this.#architecture) ?? linux[0];
     if (chosen === undefined) throw new Error('it has nothing for linux');
     return chosen.digest;
   }
@@ -81,72 +82,50 @@ export class Registry {
   /** Parsed; what is named by a digest has it. */
   async #get(session: Session, path: string, signal: AbortSignal): Promise<unknown> {
     const ask = () =>
-      fetch(`${session.base}/${path}`, {
-        headers: { accept: MANIFESTS, ...(session.authorization === undefined ? {} : { authorization: session.authorization }) },
+      session.http.get(
+        new URL(`${session.base}/${path}`),
+        { accept: MANIFESTS, ...(session.authorization === undefined ? {} : { authorization: session.authorization }) },
         signal,
-      });
+      );
     let answer = await ask();
-    const challenge = answer.headers.get('www-authenticate');
-    if (answer.status === 401 && session.authorization === undefined && challenge !== null) {
-      await answer.body?.cancel();
-      session.authorization = await authorize(challenge, session.base, signal);
+    const challenge = answer.headers['www-authenticate'];
+    if (answer.status === 401 && session.authorization === undefined && challenge !== undefined) {
+      session.authorization = await authorize(challenge, session, signal);
       answer = await ask();
     }
-    const bytes = await bodyOf(answer);
-    if (!answer.ok) throw new Error(`${session.reference.host} answered ${answer.status}`);
+    const { status, body } = answer;
+    if (status !== 200) throw new Error(`${session.reference.host} answered ${status}`);
     const [, wanted] = /(sha256:[0-9a-f]{64})$/.exec(path) ?? [];
-    const is = `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+    const is = `sha256:${createHash('sha256').update(body).digest('hex')}`;
     if (wanted !== undefined && wanted !== is) throw new Error(`what ${session.reference.host} has as ${wanted} is ${is}`);
-    return JSON.parse(bytes.toString());
+    return JSON.parse(body.toString());
   }
 }
 
-type Session = { readonly reference: ImageReference; readonly base: string; authorization: string | undefined };
+type Session = {
+  readonly reference: ImageReference;
+  readonly base: string;
+  readonly http: RegistrySession;
+  authorization: string | undefined;
+};
 
 /** A token for anybody (https://distribution.github.io/distribution/spec/auth/token/). */
-async function authorize(challenge: string, base: string, signal: AbortSignal): Promise<string> {
+async function authorize(challenge: string, { base, http }: Session, signal: AbortSignal): Promise<string> {
   const said = new Map([...challenge.matchAll(/(\w+)="([^"]*)"/g)].map(([, key = '', value = '']) => [key, value]));
   const realm = said.get('realm') ?? '';
   if (!/^bearer /i.test(challenge) || !URL.canParse(realm)) throw new Error('it wants credentials');
   const url = new URL(realm);
-  // Whoever names an image chooses the registry, and that the realm: it must not lead to what answers everybody inside, as clouds' metadata does.
   if (url.protocol !== new URL(base).protocol) throw new Error(`it sends to ${url.protocol}//${url.host} for a token`);
   for (const key of ['service', 'scope']) if (said.has(key)) url.searchParams.set(key, said.get(key) ?? '');
-  const answer = await fetch(url, { signal });
-  const bytes = await bodyOf(answer);
-  if (!answer.ok) throw new Error(`it wants credentials: ${url.host} answered ${answer.status}`);
-  const { token, access_token } = checked(Token, JSON.parse(bytes.toString()));
+  const { status, body } = await http.get(url, {}, signal);
+  if (status !== 200) throw new Error(`it wants credentials: ${url.host} answered ${status}`);
+  const { token, access_token } = checked(Token, JSON.parse(body.toString()));
   return `Bearer ${token ?? access_token ?? ''}`;
-}
-
-async function bodyOf(answer: Response): Promise<Buffer> {
-  const chunks: Uint8Array[] = [];
-  let size = 0;
-  for await (const chunk of answer.body ?? []) {
-    size += chunk.length;
-    if (size > MAX_BYTES) throw new Error(`an answer has more than ${MAX_BYTES} bytes`);
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks);
 }
 
 function checked<T extends TSchema>(schema: T, value: unknown): Static<T> {
   if (Value.Check(schema, value)) return value;
   throw new Error('an answer is not what the specification says');
-}
-
-function plainHosts(entries: readonly string[]): (host: string) => boolean {
-  const networks = new BlockList();
-  for (const entry of entries) {
-    const [address = '', bits] = entry.split('/');
-    if (bits !== undefined) networks.addSubnet(address, Number(bits), isIP(address) === 6 ? 'ipv6' : 'ipv4');
-  }
-  return (host) => {
-    const name = host.replace(/:\d+$/, '').replace(/^\[|\]$/g, '');
-    const family = isIP(name);
-    if (entries.includes(host) || entries.includes(name)) return true;
-    return family !== 0 && networks.check(name, family === 6 ? 'ipv6' : 'ipv4');
-  };
 }
 
 function unavailable(image: string, why: string, cause?: unknown): RekindleError {

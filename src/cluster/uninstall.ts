@@ -60,8 +60,9 @@ const ours = (kind: Kind<KubeObject>, name: string, namespace?: string): Ours =>
 export const OUTSIDE: readonly Ours[] = [
   ours(MUTATING_WEBHOOKS, 'rekindle'),
   ours(API_SERVICES, 'v1beta1.external.metrics.k8s.io'),
-  ours(ADMISSION_BINDINGS, 'rekindle-pod-status'),
-  ours(ADMISSION_POLICIES, 'rekindle-pod-status'),
+  ...['pod-status', 'pod-resize'].flatMap((policy) =>
+    [ADMISSION_BINDINGS, ADMISSION_POLICIES].map((kind) => ours(kind, `rekindle-${policy}`)),
+  ),
   ours(ROLE_BINDINGS, 'rekindle-external-metrics', 'kube-system'),
   ...['agent', 'gateway', 'scaler', 'external-metrics', 'external-metrics-delegator', 'external-metrics-reader'].map((role) =>
     ours(CLUSTER_ROLE_BINDINGS, `rekindle-${role}`),

@@ -61,6 +61,13 @@ export async function openClusterPlace(
     slotDir,
   });
   const groups = PodGroups.of(NODE_INIT, () => monotonicClock.now());
+  let reporting: Loop | undefined;
+  const reports = new PodReports({
+    cluster: kube,
+    log: log.child({ component: 'pods' }),
+    node: options.node,
+    wake: () => reporting?.wake(),
+  });
   const host = new ClusterHost(
     {
       cluster: kube,
@@ -70,6 +77,9 @@ export async function openClusterPlace(
       // What an application has written says nothing.
       whyFilled: (pod, container, pid) => (waits(pid) ? whyFilled(pod, container, pid) : undefined),
       addressesOf,
+      // Nobody else would open its gate before the deadline.
+      undescribed: (pod, reason) =>
+        reports.onEvent({ type: 'instance', ...pod, state: { at: 'cold', why: 'failed', reason, code: 'config_invalid' } }),
       processesOf: (pid) => groups.processesOf(pid),
       node: options.node,
       nodeRoot: NODE_ROOT,
@@ -92,13 +102,6 @@ export async function openClusterPlace(
   });
 
   let changed = () => {};
-  let reporting: Loop | undefined;
-  const reports = new PodReports({
-    cluster: kube,
-    log: log.child({ component: 'pods' }),
-    node: options.node,
-    wake: () => reporting?.wake(),
-  });
   const pods = new NodePods({
     host,
     clock: monotonicClock,

@@ -4,6 +4,7 @@ import { Gates } from '../cluster/gates.ts';
 import { ImageConfigs, type ImageConfigsDeps } from '../cluster/image-config.ts';
 import { NODES, PODS } from '../cluster/kinds.ts';
 import { Registry } from '../cluster/registry.ts';
+import { resolveName } from '../cluster/registry-http.ts';
 import { Admission } from '../cluster/webhook/admission.ts';
 import { canUseImageVolumes } from '../cluster/webhook/image-volumes.ts';
 import { OwnerNotes } from '../cluster/webhook/owner-notes.ts';
@@ -79,7 +80,8 @@ export async function openClusterWebhook(
   const nodes = cluster.follow(NODES, {}, () => undefined, until);
   await nodes.synced;
   const byVolume = () => (slotFiles === 'auto' ? canUseImageVolumes(minorVersion, nodes.items()) : slotFiles === 'image');
-  const registry = new Registry({ plain: plainRegistries, architecture: ARCHITECTURES[process.arch] ?? process.arch });
+  const architecture = ARCHITECTURES[process.arch] ?? process.arch;
+  const registry = new Registry({ plain: plainRegistries, resolve: resolveName, architecture });
   const images = new ImageConfigs({ ofNodes, ofRegistry: (reference, of) => registry.find(reference, of), clock: monotonicClock });
   const notes = new OwnerNotes({ cluster, clock: systemClock, log });
   const admission = new Admission(

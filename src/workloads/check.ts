@@ -21,6 +21,7 @@ export type Schema = {
   readonly patternErrorMessage?: string;
   readonly minLength?: number;
   readonly minItems?: number;
+  readonly maxItems?: number;
   readonly minProperties?: number;
   readonly minimum?: number;
   readonly maximum?: number;
@@ -72,6 +73,8 @@ function checkList(schema: Schema, value: readonly unknown[], path: Path): Probl
   const problems = items ? value.flatMap((item, index) => problemsOf(items, item, [...path, index])) : [];
   if (value.length < (schema.minItems ?? 0))
     problems.push({ path, at: 'value', says: 'is an empty list: give at least one entry, or leave it out' });
+  if (value.length > (schema.maxItems ?? Number.POSITIVE_INFINITY))
+    problems.push({ path, at: 'value', says: `has ${value.length} entries, but must have at most ${schema.maxItems}` });
   return problems;
 }
 

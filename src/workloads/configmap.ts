@@ -4,21 +4,30 @@ import { problemsOf, type Schema } from './check.ts';
 import { nearest } from './nearest.ts';
 import { Policy, type PolicySpec } from './workload.ts';
 
+/** Longer than any policy, and as much as a description of a pod may have, which all of it becomes part of. */
+const MAX_BYTES = 64 * 1024;
+/** What somebody wants to read at once; whoever wrote thousands of wrong lines wrote something else. */
+const MAX_PROBLEMS = 20;
+const MAX_NAME_CHARS = 60;
+
 /**
  * Reads the `cr-properties` text of a ConfigMap: lines `cr.SECTION.KEY=value` with the names of `rekindle.yaml`, values plain (probes and
  * actions are shell commands), spaces around both ignored, `#` and `!` begin a comment line. Every default is filled in.
  * Throws `config_invalid` that lists every problem as WHERE:line; `where` names the ConfigMap.
  */
 export function parsePolicyProperties(text: string, where: string): PolicySpec {
+  if (Buffer.byteLength(text) > MAX_BYTES)
+    throw new RekindleError('config_invalid', `${where} has more than ${MAX_BYTES} bytes of properties: that is no policy`);
   const said: string[] = [];
   const lineOf = new Map<string, number>();
   const sections: Record<Section, Record<string, unknown>> = { container: {}, checkpoint: {}, restore: {}, pool: {} };
   for (const [index, raw] of text.split(/\r\n|\r|\n/).entries()) {
+    if (said.length >= MAX_PROBLEMS) break;
     const line = raw.trim();
     if (line === '' || line.startsWith('#') || line.startsWith('!')) continue;
     const equals = line.indexOf('=');
     const name = (equals < 0 ? line : line.slice(0, equals)).trim();
-    const wrong = (says: string) => said.push(`${where}:${index + 1}: ${name} ${says}`);
+    const wrong = (says: string) => said.push(`${where}:${index + 1}: ${shortened(name)} ${says}`);
     const key = KEYS.get(name);
     if (equals < 0) wrong('has no value: write `key=value`, one per line');
     else if (!key) wrong(unknownName(name));
@@ -56,6 +65,10 @@ const KEYS: ReadonlyMap<string, Key> = new Map([
   ...keysOf('restore', restore.properties),
   ...keysOf('pool', pool.properties),
 ]);
+
+function shortened(name: string): string {
+  return name.length > MAX_NAME_CHARS ? `${name.slice(0, MAX_NAME_CHARS - 3)}...` : name;
+}
 
 function unknownName(name: string): string {
   const near = nearest(name, [...KEYS.keys()]);

@@ -1,14 +1,21 @@
 import { Value } from 'typebox/value';
 import { RekindleError } from '../lib/errors.ts';
-import { problemsOf } from './check.ts';
+import { type Problem, problemsOf } from './check.ts';
+import { brokenAnywhere } from './rules.ts';
 import { Workload, type WorkloadDescription } from './workload.ts';
 
 /** Kubernetes takes 256 KiB of annotations per object; what we write has a few hundred bytes, and a policy's commands. */
 const MAX_BYTES = 64 * 1024;
 
-/** The text of a pod's annotation `rekindle.dev/workload`. */
+/** The text of a pod's annotation `rekindle.dev/workload`. Throws `config_invalid` where agents would not take it. */
 export function formatDescription(description: WorkloadDescription): string {
-  return JSON.stringify(description);
+  const text = JSON.stringify(description);
+  if (Buffer.byteLength(text) > MAX_BYTES)
+    throw new RekindleError(
+      'config_invalid',
+      `the description of its workload has more than ${MAX_BYTES} bytes: shorten the policy's commands`,
+    );
+  return text;
 }
 
 /** The reverse of {@link formatDescription}, for a text of anybody's: throws `config_invalid`; `where` names the pod. */
@@ -22,9 +29,12 @@ export function parseDescription(text: string, where: string): WorkloadDescripti
   } catch (error) {
     throw wrong('is not JSON', error);
   }
-  const [problem] = problemsOf(Workload, value);
-  if (problem !== undefined) throw wrong(`has ${problem.path.join('.')}, which ${problem.says}`);
+  const refuse = ([problem]: readonly Problem[]) => {
+    if (problem !== undefined) throw wrong(`has ${problem.path.join('.')}, which ${problem.says}`);
+  };
+  refuse(problemsOf(Workload, value));
   const full = Value.Default(Workload, value);
   if (!Value.Check(Workload, full)) throw wrong('does not fit its schema');
+  refuse(brokenAnywhere(full));
   return full;
 }

@@ -8,8 +8,28 @@ import { type Static, Type } from 'typebox';
  * (yaml-language-server); on a record it is about the keys. Whatever has a default may be left out in the file.
  */
 
-/** Seconds that any timer of Node can wait: it takes 2^31 ms, and fires at once above. */
+/** Seconds that any timer of Node can wait: it takes 2^31 ms, and fires at once above. For what nobody of ours waits for. */
 const MAX_SECONDS = 1_000_000;
+/**
+ * What a workload may ask of an agent or a gateway at most. Tenants write it, into ConfigMaps and annotations, and those who serve it serve others too:
+ * nothing may keep them busy without an end, or cost more than there is.
+ */
+export const MOST = {
+  /** Of one wait: for an answer, a checkpoint, a gate. */
+  seconds: 3_600,
+  /** A restore has one of the node's turns for so long, of which there are as many as cores. */
+  restoreSeconds: 600,
+  successes: 1_000,
+  /** A day of attempts, one per second. */
+  failures: 100_000,
+  requests: 100_000,
+  requestsAtOnce: 100,
+  actions: 20,
+  snapshots: 100,
+  instances: 10_000,
+  /** Each holds a connection and its buffers. */
+  requestsWaiting: 10_000,
+} as const;
 
 const strict = { additionalProperties: false } as const;
 
@@ -45,23 +65,28 @@ const Timing = {
   initialDelaySeconds: Type.Number({
     default: 0,
     minimum: 0,
-    maximum: MAX_SECONDS,
+    maximum: MOST.seconds,
     description: 'seconds to wait before the first attempt',
   }),
   periodSeconds: Type.Number({
     default: 1,
     exclusiveMinimum: 0,
-    maximum: MAX_SECONDS,
+    maximum: MOST.seconds,
     description: 'seconds from the start of one attempt to the next',
   }),
   timeoutSeconds: Type.Number({
     default: 1,
     exclusiveMinimum: 0,
-    maximum: MAX_SECONDS,
+    maximum: MOST.seconds,
     description: 'seconds after which an attempt has failed',
   }),
-  successThreshold: Type.Integer({ default: 1, minimum: 1, description: 'successes in a row that mean ready' }),
-  failureThreshold: Type.Integer({ default: 300, minimum: 1, description: 'failures in a row after which we give up' }),
+  successThreshold: Type.Integer({ default: 1, minimum: 1, maximum: MOST.successes, description: 'successes in a row that mean ready' }),
+  failureThreshold: Type.Integer({
+    default: 300,
+    minimum: 1,
+    maximum: MOST.failures,
+    description: 'failures in a row after which we give up',
+  }),
 };
 
 /** Exactly one of `command`, `http`, `tcp` and `grpc`; a plain string is a shell command. */
@@ -116,7 +141,7 @@ const HttpRequest = Type.Object(
 const ActionTimeout = Type.Number({
   default: 60,
   exclusiveMinimum: 0,
-  maximum: MAX_SECONDS,
+  maximum: MOST.seconds,
   description: 'seconds for the whole action, all its requests together',
 });
 
@@ -128,8 +153,13 @@ export const Action = Type.Union(
     Type.Object(
       {
         request: HttpRequest,
-        count: Type.Integer({ default: 1, minimum: 1, description: 'how many such requests are sent' }),
-        concurrency: Type.Integer({ default: 1, minimum: 1, maximum: 1000, description: 'how many of them at the same time' }),
+        count: Type.Integer({ default: 1, minimum: 1, maximum: MOST.requests, description: 'how many such requests are sent' }),
+        concurrency: Type.Integer({
+          default: 1,
+          minimum: 1,
+          maximum: MOST.requestsAtOnce,
+          description: 'how many of them at the same time',
+        }),
         timeoutSeconds: ActionTimeout,
       },
       strict,
@@ -234,7 +264,7 @@ const Container = Type.Object(
     ports: Type.Array(Port, { default: [], description: 'ports the application listens on' }),
     readiness: Type.Optional(Probe),
     warmup: Type.Optional(
-      Type.Union([Action, Type.Array(Action)], {
+      Type.Union([Action, Type.Array(Action, { maxItems: MOST.actions })], {
         description: 'what is done once after readiness and before the checkpoint: one action or a list, in order',
       }),
     ),
@@ -265,8 +295,10 @@ export const Checkpoint = Type.Object(
         'restore a new snapshot beside the seed before it is published, or let the first real restore be the trial; random bytes of two clones are compared all the same, unless allowSharedRandom',
     }),
     allowSharedRandom: Type.Boolean({ default: false, description: 'publish although clones draw the same random bytes' }),
-    random: Type.Optional(Type.Array(Action, { description: 'requests or commands whose output must differ between two clones' })),
-    keep: Type.Integer({ default: 3, minimum: 1, description: 'snapshots kept of this workload' }),
+    random: Type.Optional(
+      Type.Array(Action, { maxItems: MOST.actions, description: 'requests or commands whose output must differ between two clones' }),
+    ),
+    keep: Type.Integer({ default: 3, minimum: 1, maximum: MOST.snapshots, description: 'snapshots kept of this workload' }),
     maxTotalMiB: Type.Optional(Type.Integer({ minimum: 1, description: 'size of all its snapshots together, in MiB; default: no limit' })),
     maxAgeSeconds: Type.Optional(
       Type.Number({ exclusiveMinimum: 0, description: 'age after which a snapshot is not used any more; default: no limit' }),
@@ -274,13 +306,13 @@ export const Checkpoint = Type.Object(
     deadlineSeconds: Type.Number({
       default: 120,
       exclusiveMinimum: 0,
-      maximum: MAX_SECONDS,
+      maximum: MOST.seconds,
       description: 'seconds for the whole checkpoint, trial restore included',
     }),
     gateDeadlineSeconds: Type.Optional(
       Type.Number({
         exclusiveMinimum: 0,
-        maximum: MAX_SECONDS,
+        maximum: MOST.seconds,
         description:
           'in a cluster: seconds that a pod whose containers are ready may be held un-Ready, by its checkpoint or by rekindle being away; default: 30',
       }),
@@ -311,7 +343,7 @@ export const Restore = Type.Object(
     deadlineSeconds: Type.Number({
       default: 10,
       exclusiveMinimum: 0,
-      maximum: MAX_SECONDS,
+      maximum: MOST.restoreSeconds,
       description: 'seconds after which a restore has failed and the slot starts cold',
     }),
   },
@@ -321,12 +353,12 @@ export const Restore = Type.Object(
 /** How many instances of it there are, for `rekindle up`. */
 export const Pool = Type.Object(
   {
-    min: Type.Integer({ default: 0, minimum: 0, maximum: 10_000, description: 'instances that are always there' }),
-    max: Type.Integer({ default: 10, minimum: 1, maximum: 10_000, description: 'never more instances than this' }),
+    min: Type.Integer({ default: 0, minimum: 0, maximum: MOST.instances, description: 'instances that are always there' }),
+    max: Type.Integer({ default: 10, minimum: 1, maximum: MOST.instances, description: 'never more instances than this' }),
     parked: Type.Integer({
       default: 1,
       minimum: 0,
-      maximum: 10_000,
+      maximum: MOST.instances,
       description:
         'slots without application that wait to be restored into, beyond the instances there are; both together are at most `max`',
     }),
@@ -369,13 +401,13 @@ export const Pool = Type.Object(
     maxWaiting: Type.Integer({
       default: 1000,
       minimum: 0,
-      maximum: 1_000_000,
+      maximum: MOST.requestsWaiting,
       description: 'requests that may wait for an instance in one gateway; above, they are answered 503',
     }),
     deadlineSeconds: Type.Number({
       default: 60,
       exclusiveMinimum: 0,
-      maximum: MAX_SECONDS,
+      maximum: MOST.seconds,
       description: 'seconds that a request may wait for an instance and for the beginning of its answer; then it is answered 504',
     }),
   },

@@ -12,6 +12,14 @@ import { aNamespace, Namespace } from './fixture/namespace.ts';
 const rekindle = new Namespace('rekindle', {});
 const GATE = { status: { conditions: [{ type: 'rekindle.dev/ready', status: 'True' }] } };
 
+/** A kubeconfig for the same API server as somebody else. */
+async function kubeconfigOf(token: string, path: string): Promise<string> {
+  const config = JSON.parse(await kubectl(['config', 'view', '--minify', '--raw', '-o', 'json']));
+  config.users = [{ name: config.users[0].name, user: { token } }];
+  await writeFile(path, JSON.stringify(config));
+  return path;
+}
+
 describe('with the token of an agent', () => {
   const namespace = aNamespace({ 'pod-security.kubernetes.io/enforce': 'restricted' });
   let dir: string;
@@ -54,9 +62,7 @@ describe('with the token of an agent', () => {
     elsewhere = other?.spec?.nodeName;
     const bound = ['--bound-object-kind=Pod', `--bound-object-name=${name}`, `--bound-object-uid=${agent?.metadata?.uid}`];
     const token = (await rekindle.kubectl('create', 'token', 'rekindle-agent', ...bound)).trim();
-    const config = JSON.parse(await kubectl(['config', 'view', '--minify', '--raw', '-o', 'json']));
-    config.users = [{ name: config.users[0].name, user: { token } }];
-    await writeFile(join(dir, 'agent.conf'), JSON.stringify(config));
+    await kubeconfigOf(token, join(dir, 'agent.conf'));
     const labels = { 'rekindle.dev/enabled': 'true' };
     await namespace.apply(aPod('here', node, labels), aPod('strange', node, {}), aPod('there', elsewhere ?? node, labels));
     await namespace.untilReady('app=here');
@@ -87,13 +93,16 @@ describe('with the token of an agent', () => {
   test.each([
     ['a label by which Services select', { metadata: { labels: { app: 'stolen' } } }, /no label but/],
     ['a label that is removed', { metadata: { labels: { app: null } } }, /no label but/],
-    ['an annotation of others', { metadata: { annotations: { owner: 'me' } } }, /no annotation but its own/],
+    ['an annotation of others', { metadata: { annotations: { owner: 'me' } } }, /no annotation but/],
     [
       'what the webhook said of the workload',
       { metadata: { annotations: { 'rekindle.dev/workload': '{"evil":1}' } } },
-      /no annotation but its own/,
+      /no annotation but/,
     ],
+    ['what it asks for when it wakes', { metadata: { annotations: { 'rekindle.dev/requests': '{"cpu":"64"}' } } }, /no annotation but/],
+    ['a finalizer, which would hold up its end', { metadata: { finalizers: ['example.com/mine'] } }, /neither finalizers nor owners/],
     ['a condition of the kubelet', { status: { conditions: [{ type: 'Ready', status: 'False' }] } }, /no condition but its own/],
+    ['what is said of it', { status: { message: 'evicted' } }, /nothing of a status but its own conditions/],
     ['the phase', { status: { phase: 'Failed' } }, /nothing of a status but its own conditions/],
     [
       'the addresses',
@@ -102,6 +111,17 @@ describe('with the token of an agent', () => {
     ],
   ])('%s is not to be changed', async (_, what, said) => {
     await expect(patch('here', what)).rejects.toThrow(said);
+  });
+
+  test('its owner stays whose it is', async () => {
+    const owner = { apiVersion: 'v1', kind: 'ConfigMap', name: 'kube-root-ca.crt', uid: '00000000-0000-4000-8000-000000000000' };
+
+    // The API server may pass it over, or refuse it.
+    await patch('here', { metadata: { ownerReferences: [owner] } }).catch(() => undefined);
+
+    const [pod] = await namespace.podsOf('app=here');
+    expect(pod).toBeDefined();
+    expect(pod?.metadata?.ownerReferences).toBeUndefined();
   });
 
   test.each([
@@ -120,5 +140,60 @@ describe('with the token of an agent', () => {
   ])('it cannot %s %s', async (verb, resource) => {
     // kubectl says `no` on stdout and ends with 1.
     await expect(asAgent('auth', 'can-i', verb, resource)).rejects.toThrow(/ended with 1 .*: no$/);
+  });
+});
+
+describe('with the token of the scaler', () => {
+  const namespace = aNamespace();
+  const OWN = { requests: { cpu: '20m', memory: '32Mi' }, limits: { memory: '64Mi' } };
+  let dir: string;
+
+  const aPod = (name: string, labels: Record<string, string>) => ({
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: { name, labels: { app: name, ...labels } },
+    spec: {
+      terminationGracePeriodSeconds: 0,
+      containers: [{ name: 'app', image: APPS, command: ['sleep', '3600'], resources: OWN }],
+    },
+  });
+  const resize = (name: string, resources: object) =>
+    Kube.open({ clock: systemClock, log: silentLog }, join(dir, 'scaler.conf')).patch(
+      PODS,
+      { name, namespace: namespace.name, subresource: 'resize' },
+      { spec: { containers: [{ name: 'app', resources }] } },
+      'strategic',
+      AbortSignal.timeout(10_000),
+    );
+  const resourcesOf = async (name: string) => (await namespace.podsOf(`app=${name}`))[0]?.spec?.containers[0]?.resources;
+
+  beforeAll(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'rekindle-rights-'));
+    await kubeconfigOf((await rekindle.kubectl('create', 'token', 'rekindle-scaler')).trim(), join(dir, 'scaler.conf'));
+    await namespace.apply(aPod('opted', { 'rekindle.dev/enabled': 'true' }), aPod('strange', {}));
+    await namespace.untilReady('app in (opted,strange)', 2);
+  });
+  afterAll(() => rm(dir, { recursive: true, force: true }));
+
+  test('the requests of a pod that opted in are changed', async () => {
+    await resize('opted', { requests: { cpu: '10m' } });
+
+    expect(await resourcesOf('opted')).toEqual({ ...OWN, requests: { cpu: '10m', memory: '32Mi' } });
+  });
+
+  test('a pod that did not opt in is not to be resized', async () => {
+    await expect(resize('strange', { requests: { cpu: '10m' } })).rejects.toThrow(/only resize pods that opted in/);
+
+    expect(await resourcesOf('strange')).toEqual(OWN);
+  });
+
+  test.each([
+    ['a limit', { limits: { memory: '96Mi' } }],
+    ['a limit beside a request', { requests: { cpu: '15m' }, limits: { memory: '96Mi' } }],
+    ['a limit that there was not', { limits: { cpu: '2' } }],
+  ])('%s is not to be changed', async (_, resources) => {
+    await expect(resize('opted', resources)).rejects.toThrow(/nothing but the requests of containers/);
+
+    expect((await resourcesOf('opted'))?.limits).toEqual(OWN.limits);
   });
 });

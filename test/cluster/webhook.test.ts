@@ -259,6 +259,33 @@ test('a gate that nobody decides about opens after its deadline', async () => {
   expect(condition).toMatchObject({ status: 'True', reason: 'DeadlinePassed' });
 });
 
+test('a gate of a pod whose description somebody garbled opens at once, and an event says what is wrong', async () => {
+  const pod = {
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: {
+      name: 'garbled',
+      namespace: space.name,
+      labels: { app: 'garbled', 'rekindle.dev/enabled': 'true' },
+      annotations: { 'rekindle.dev/workload': '{' },
+    },
+    // Refused, so that the webhook leaves what somebody wrote.
+    spec: {
+      shareProcessNamespace: true,
+      readinessGates: [{ conditionType: 'rekindle.dev/ready' }],
+      containers: [{ name: 'app', image: APPS, command: SLEEP }],
+    },
+  };
+
+  await space.apply(pod);
+  // The deadline is thirty.
+  const [ready] = await space.untilReady('app=garbled', 1, 20_000);
+
+  const condition = ready?.status?.conditions?.find(({ type }) => type === 'rekindle.dev/ready');
+  expect(condition).toMatchObject({ status: 'True', reason: 'ColdStarted', message: expect.stringContaining('is not JSON') });
+  expect(await space.untilEvent('garbled', 'ColdStarted: ')).toContain('rekindle.dev/workload is not valid');
+});
+
 test('certificate and trust come back when somebody deletes them, without another authority', async () => {
   const at = { name: 'rekindle-webhook-tls', namespace: rekindle.name };
   const bundles = async () =>

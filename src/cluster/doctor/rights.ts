@@ -96,11 +96,16 @@ function inWords({ verb, resource, subresource }: Right): string {
   return `${verb} ${subresource === undefined ? resource : `${resource}/${subresource}`}`;
 }
 
-/** `binding` is the ValidatingAdmissionPolicyBinding that ties what agents write to their own node. */
-export function admissionPolicy(binding: unknown): Finding {
-  const name = 'admission policy';
-  if (binding !== undefined) return ok(name, 'agents can write about opted-in pods of their own node only');
-  return warn(name, 'missing: an agent could write the status of any pod', 'kubectl apply -k manifests/ (Kubernetes 1.30)');
+/** The ValidatingAdmissionPolicyBindings that say which pods agents and the scaler may write to, and what. */
+export function admissionPolicies(ofStatus: unknown, ofResize: unknown): Finding {
+  const name = 'admission policies';
+  const missing = [
+    ...(ofStatus === undefined ? ['an agent could write the status of any pod'] : []),
+    ...(ofResize === undefined ? ['the scaler could resize any pod'] : []),
+  ];
+  if (missing.length === 0)
+    return ok(name, 'agents can write about opted-in pods of their own node only, the scaler changes only requests of opted-in pods');
+  return warn(name, `missing: ${missing.join(', ')}`, 'kubectl apply -k manifests/ (Kubernetes 1.30)');
 }
 
 /** The agent is privileged: its namespace must let it. */

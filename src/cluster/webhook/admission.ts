@@ -53,7 +53,8 @@ export class Admission {
     const tell = (note: OwnerNote) => (request.dryRun === true ? undefined : tellOwner(pod, namespace, note));
     const of = `${ownerOf(pod).kind} ${namespace}/${ownerOf(pod).name}`;
     if (injected.outcome === 'left') {
-      log.warn({ pod: of, reason: injected.reason }, 'pod is left as it was');
+      // Its owner hears all of it. What follows may quote the policy.
+      log.warn({ pod: of, reason: injected.reason.split('\n', 1)[0] }, 'pod is left as it was');
       tell({ what: 'left', message: injected.reason });
       return { warnings: [`the pod is left as it was: ${injected.reason}`] };
     }

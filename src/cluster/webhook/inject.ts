@@ -16,7 +16,7 @@ import type { Pod, PodContainer, PodSpec } from '../kinds.ts';
 import { describeContainer } from './describe.ts';
 import { instanceEnvOf, slotEnvironment } from './environment.ts';
 import { onDemandRefusal, onDemandWarnings, type Surroundings } from './on-demand.ts';
-import { everySecond, parkingProbes } from './probes.ts';
+import { parkingProbes, readinessEverySecond, startupEverySecond } from './probes.ts';
 import { chooseContainer, containerRefusal, podRefusal } from './refusals.ts';
 import { type SlotFiles, withSlotMount, withSlotVolume } from './slot-volume.ts';
 
@@ -169,9 +169,9 @@ function probesOf(pod: Pod, container: PodContainer, mode: Mode): Partial<PodCon
   const { readinessProbe, startupProbe, livenessProbe } = probes;
   const keep = pod.metadata?.annotations?.[PROBE_PERIOD_ANNOTATION] === 'keep';
   return {
-    ...(readinessProbe === undefined ? {} : { readinessProbe: keep ? readinessProbe : everySecond(readinessProbe) }),
+    ...(readinessProbe === undefined ? {} : { readinessProbe: keep ? readinessProbe : readinessEverySecond(readinessProbe) }),
     // Kubelet does not ask for readiness before this has succeeded.
-    ...(startupProbe === undefined ? {} : { startupProbe: keep ? startupProbe : everySecond(startupProbe) }),
+    ...(startupProbe === undefined ? {} : { startupProbe: keep ? startupProbe : startupEverySecond(startupProbe) }),
     ...(livenessProbe === undefined ? {} : { livenessProbe }),
   };
 }

@@ -1,9 +1,10 @@
 import { SLOT_PROGRAM } from '../../workloads/kubernetes.ts';
-import type { ProbeSpec } from '../../workloads/workload.ts';
+import { MOST, type ProbeSpec } from '../../workloads/workload.ts';
 import type { PodContainer, PodProbe } from '../kinds.ts';
 
 /** Kubernetes' defaults (https://kubernetes.io/docs/tasks/configure-pod-container/configure-liveness-readiness-startup-probes/). */
 const PERIOD_SECONDS = 10;
+const TIMEOUT_SECONDS = 1;
 const FAILURE_THRESHOLD = 3;
 /** Seconds after which an application that gives no other budget is not waited for any more. */
 const START_SECONDS = 300;
@@ -15,12 +16,13 @@ export type DerivedProbe = { readonly probe: ProbeSpec | undefined; readonly war
 export function readinessOfContainer(container: PodContainer): DerivedProbe {
   const asked = container.readinessProbe ?? container.startupProbe;
   if (asked === undefined) return { probe: undefined, warnings: [] };
+  // Kubernetes takes larger numbers than any agent waits for.
   const timing = {
-    initialDelaySeconds: asked.initialDelaySeconds ?? 0,
+    initialDelaySeconds: Math.min(MOST.seconds, asked.initialDelaySeconds ?? 0),
     periodSeconds: 1,
-    timeoutSeconds: asked.timeoutSeconds ?? 1,
-    successThreshold: asked.successThreshold ?? 1,
-    failureThreshold: Math.max(START_SECONDS, startSeconds(container)),
+    timeoutSeconds: Math.min(MOST.seconds, asked.timeoutSeconds ?? TIMEOUT_SECONDS),
+    successThreshold: Math.min(MOST.successes, asked.successThreshold ?? 1),
+    failureThreshold: Math.min(MOST.failures, Math.max(START_SECONDS, startSeconds(container))),
   };
   const { exec, httpGet, tcpSocket, grpc } = asked;
   if (exec?.command?.length) return { probe: { command: shellCommand(exec.command), ...timing }, warnings: [] };
@@ -42,12 +44,23 @@ export function readinessOfContainer(container: PodContainer): DerivedProbe {
 }
 
 /**
- * A probe that is asked every second and gives up after the same time as before. Kubelet's first attempt is before the restore, and with the
- * usual period the next one comes ten seconds later.
+ * A startup probe that is asked every second. Kubelet's first attempt is before the restore, and with the usual period the next one comes ten seconds later.
+ * It has as many attempts as its budget has seconds: while an application starts they are refused at once, and one killed too early never starts.
  */
-export function everySecond(probe: PodProbe): PodProbe {
+export function startupEverySecond(probe: PodProbe): PodProbe {
   const { periodSeconds = PERIOD_SECONDS, failureThreshold = FAILURE_THRESHOLD } = probe;
   return { ...probe, periodSeconds: 1, failureThreshold: periodSeconds * failureThreshold };
+}
+
+/**
+ * A readiness probe that is asked every second, and takes an application that hangs out of service after the same time as before. Kubelet makes one attempt
+ * after the other, so each that gets no answer takes as long as the timeout, where that is more than the period. With such a timeout, attempts that are
+ * refused at once are over sooner than before.
+ */
+export function readinessEverySecond(probe: PodProbe): PodProbe {
+  const { periodSeconds = PERIOD_SECONDS, timeoutSeconds = TIMEOUT_SECONDS, failureThreshold = FAILURE_THRESHOLD } = probe;
+  const attempt = (period: number) => Math.max(period, timeoutSeconds);
+  return { ...probe, periodSeconds: 1, failureThreshold: Math.ceil((failureThreshold * attempt(periodSeconds)) / attempt(1)) };
 }
 
 /** Why a slot cannot answer this probe while it is parked; undefined if it can. */

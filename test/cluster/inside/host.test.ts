@@ -44,6 +44,7 @@ hostConformance('a Kubernetes node', async () => {
       volumesOf,
       whyFilled,
       addressesOf,
+      undescribed: () => undefined,
       processesOf: (pid) => groups.processesOf(pid),
       node: hostname(),
       nodeRoot: '/proc/1/root',

@@ -2,7 +2,7 @@ import type { V1APIService, V1MutatingWebhookConfiguration } from '@kubernetes/c
 import { describe, expect, test } from 'vitest';
 import { makeAuthority, makeServing } from '../../../src/cluster/authority.ts';
 import { optedIn } from '../../../src/cluster/doctor/pods.ts';
-import { admissionPolicy, podSecurity, rightsOf } from '../../../src/cluster/doctor/rights.ts';
+import { admissionPolicies, podSecurity, rightsOf } from '../../../src/cluster/doctor/rights.ts';
 import { agents, redis, role, versions } from '../../../src/cluster/doctor/roles.ts';
 import { askedInVain, externalMetrics } from '../../../src/cluster/doctor/scaling.ts';
 import { kubernetesVersion, nodeFindings, resizing, slotFiles, unproven } from '../../../src/cluster/doctor/versions.ts';
@@ -264,7 +264,12 @@ describe('rights', () => {
       signal,
     );
     expect(await look()).toMatchObject({ level: 'fail', remedy: /kubectl label ns rekindle/ });
-    expect(admissionPolicy(undefined)).toMatchObject({ level: 'warn' });
+  });
+
+  test('a policy that is missing is a warning, with what could be done without it', () => {
+    expect(admissionPolicies({}, {})).toMatchObject({ level: 'ok' });
+    expect(admissionPolicies(undefined, {})).toMatchObject({ level: 'warn', says: 'missing: an agent could write the status of any pod' });
+    expect(admissionPolicies({}, undefined)).toMatchObject({ level: 'warn', says: 'missing: the scaler could resize any pod' });
   });
 });
 

@@ -2,12 +2,12 @@ import { randomUUID } from 'node:crypto';
 import { expect, test } from 'vitest';
 import type { CriContainer, CriContainerStatus } from '../../../src/cluster/cri.ts';
 import { ClusterHost, type TrialMaker } from '../../../src/cluster/host.ts';
-import { PODS } from '../../../src/cluster/kinds.ts';
+import { PODS, type PodSpec } from '../../../src/cluster/kinds.ts';
 import { isAlive, taskOf } from '../../../src/cluster/task.ts';
 import { monotonicClock as clock } from '../../../src/lib/clock.ts';
 import { RekindleError } from '../../../src/lib/errors.ts';
 import { silentLog } from '../../../src/lib/log.ts';
-import { ENABLED_LABEL, WORKLOAD_ANNOTATION } from '../../../src/workloads/kubernetes.ts';
+import { ENABLED_LABEL, GATE, WORKLOAD_ANNOTATION } from '../../../src/workloads/kubernetes.ts';
 import { FakeCluster } from '../../fixtures/fake-cluster.ts';
 
 const signal = new AbortController().signal;
@@ -22,6 +22,7 @@ const noTrials: TrialMaker = {
 async function rig() {
   const cluster = new FakeCluster();
   const asked: string[] = [];
+  const undescribed: string[] = [];
   const broken = new Map<string, RekindleError>();
   const running = (podUid: string): CriContainer => ({
     ...{ id: `c-${podUid}`, podUid, podName: '', namespace: 'shop', name: 'app', state: 'running', restarts: 0, createdAtMs: 0 },
@@ -47,18 +48,20 @@ async function rig() {
       whyFilled: () => undefined,
       addressesOf: () => ['10.0.0.1'],
       processesOf: () => [],
+      undescribed: ({ name, workload }, reason) => undescribed.push(`${name} of ${workload}: ${reason}`),
     },
     signal,
   );
-  const aPod = async (name: string, phase = 'Running', workload = '{"container":{}}') => {
-    const metadata = { name, namespace: 'shop', labels: { [ENABLED_LABEL]: 'true' }, annotations: { [WORKLOAD_ANNOTATION]: workload } };
-    const spec = { nodeName: 'n1', containers: [{ name: 'app', command: ['/rekindle/slot', 'app'] }] };
+  const aPod = async (name: string, phase = 'Running', workload = '{"container":{}}', more: Partial<PodSpec> = {}) => {
+    const annotations = workload === 'none' ? {} : { [WORKLOAD_ANNOTATION]: workload };
+    const metadata = { name, namespace: 'shop', labels: { [ENABLED_LABEL]: 'true' }, annotations };
+    const spec = { nodeName: 'n1', containers: [{ name: 'app', command: ['/rekindle/slot', 'app'] }], ...more };
     const made = await cluster.create(PODS, { metadata, spec }, signal);
     await cluster.patch(PODS, { name, namespace: 'shop', subresource: 'status' }, { status: { phase } }, 'merge', signal);
     return made.metadata?.uid ?? '';
   };
   await host.synced;
-  return { host, aPod, asked, broken };
+  return { host, aPod, asked, undescribed, broken };
 }
 
 test('a pod whose container its runtime cannot tell of hides no other', async () => {
@@ -92,6 +95,28 @@ test('a pod whose description nobody wrote for it has no container to restore in
   );
 
   expect(await Promise.all(found.map((uid) => host.find(uid)))).toEqual([undefined, undefined, undefined]);
+});
+
+test('a pod that our gate holds and nobody can decide about is told of once, with what is wrong', async () => {
+  const { host, aPod, undescribed, asked } = await rig();
+  const held = { readinessGates: [{ conditionType: GATE }] };
+  await aPod('garbled', 'Running', '{', held);
+  await aPod('greedy', 'Running', '{"container":{"warmup":{"request":{"port":80},"count":1000000000}}}', held);
+  await aPod('bare', 'Running', 'none', held);
+  await aPod('handmade', 'Pending', '[]', { ...held, containers: [{ name: 'app', command: ['app'] }] });
+  await aPod('free', 'Running', '{');
+  await aPod('left', 'Running', 'none', { containers: [{ name: 'app', command: ['app'] }] });
+
+  await host.list();
+  await host.list();
+
+  expect(undescribed).toEqual([
+    expect.stringMatching(/^garbled of shop\.garbled: its annotation rekindle\.dev\/workload is not valid: .* is not JSON/),
+    expect.stringMatching(/^greedy of shop\.greedy: .* container\.warmup\.count, which is 1000000000, but must be/),
+    'bare of shop.bare: it has no annotation rekindle.dev/workload',
+    expect.stringMatching(/^handmade of shop\.handmade: .* is a list/),
+  ]);
+  expect(asked).toEqual([]);
 });
 
 test('a process that has the number of another is not that one', () => {

@@ -77,6 +77,17 @@ describe('what an image runs', () => {
     expect(asked).toHaveLength(4);
   });
 
+  test('that nobody knew for the first pod is known for the next one, since the node of the first has pulled it', async () => {
+    const nodes: ImageConfig[] = [];
+    const { find } = rig(nodes, 'away');
+
+    const first = await find();
+    nodes.push(A);
+    const next = await find();
+
+    expect([first, next]).toEqual([undefined, A]);
+  });
+
   test('is told to a pod that asked with another, although that one is not waiting any more', async () => {
     const answer = Promise.withResolvers<readonly ImageConfig[]>();
     const configs = new ImageConfigs({

@@ -1,9 +1,13 @@
 import { createHash } from 'node:crypto';
-import { createServer, type Server } from 'node:http';
+import { createServer, type Server, type ServerResponse } from 'node:http';
+import { createServer as createSecureServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
+import { getCACertificates, setDefaultCACertificates } from 'node:tls';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { parseReference } from '../../../src/cluster/image-reference.ts';
 import { Registry } from '../../../src/cluster/registry.ts';
+import { RegistryHttp } from '../../../src/cluster/registry-http.ts';
+import { anAuthority } from '../../fixtures/certificates.ts';
 
 const sha = (text: string) => `sha256:${createHash('sha256').update(text).digest('hex')}`;
 const SOME = 'a'.repeat(64);
@@ -66,8 +70,11 @@ describe('a registry', () => {
   });
   afterEach(() => new Promise<void>((resolve) => server.close(() => resolve())));
 
+  const resolve = async (name: string): Promise<readonly string[]> => {
+    throw new Error(`${name} is not to be looked for`);
+  };
   const find = (name: string, plain: readonly string[] = ['127.0.0.0/8']) =>
-    new Registry({ plain, architecture: 'amd64' }).find(`${host}/${name}`, signal());
+    new Registry({ plain, resolve, architecture: 'amd64' }).find(`${host}/${name}`, signal());
 
   test.each([['shop/web:1'], ['shop/web:many'], [`shop/web@${sha(manifest)}`]])('says what %s runs', async (name) => {
     expect(await find(name)).toEqual({ digest: sha(config), entrypoint: ['/entry'], cmd: ['serve'] });
@@ -114,5 +121,124 @@ describe('a registry', () => {
     files[`/v2/shop/none/blobs/${sha(none)}`] = none;
 
     expect(await find('shop/none')).toEqual({ digest: sha(none), entrypoint: [], cmd: [] });
+  });
+});
+
+describe('where the name of an image leads', () => {
+  const NAMES: Readonly<Record<string, readonly string[]>> = {
+    'cluster.example': ['10.96.0.1'],
+    'partly.example': ['198.51.100.7', '192.168.1.1'],
+    'rebound.example': ['::ffff:127.0.0.1'],
+    'translated.example': ['64:ff9b::a9fe:a9fe'],
+  };
+  const http = (plain: readonly string[] = ['127.0.0.0/8', 'localhost']) =>
+    new RegistryHttp({ plain, resolve: async (name) => NAMES[name] ?? [] });
+  const get = (url: string, plain?: readonly string[]) => {
+    const at = new URL(url);
+    return http(plain).open(at.host).get(at, { authorization: 'Bearer t' }, AbortSignal.timeout(5_000));
+  };
+  let answers: Record<string, (response: ServerResponse) => unknown>;
+  let asked: string[];
+  let server: Server;
+  let base: string;
+
+  beforeEach(async () => {
+    asked = [];
+    answers = {};
+    server = createServer((request, response) => {
+      asked.push(`${request.headers.host} ${request.url} ${request.headers.authorization ?? 'nobody'}`);
+      const answer = answers[request.url ?? ''];
+      return answer === undefined ? response.end('here') : answer(response);
+    });
+    await new Promise<void>((resolve) => server.listen(0, resolve));
+    base = `127.0.0.1:${(server.address() as AddressInfo).port}`;
+  });
+  afterEach(() => {
+    server.closeAllConnections();
+    return new Promise<void>((resolve) => server.close(() => resolve()));
+  });
+  const redirect = (location: string) => (response: ServerResponse) => response.writeHead(307, { location }).end();
+
+  test('a redirect is followed, and the token stays where it was for', async () => {
+    const other = base.replace('127.0.0.1', 'localhost');
+    answers['/a'] = redirect('/b');
+    answers['/b'] = redirect(`http://${other}/c`);
+
+    expect(await get(`http://${base}/a`)).toMatchObject({ status: 200, body: Buffer.from('here') });
+    expect(asked).toEqual([`${base} /a Bearer t`, `${base} /b Bearer t`, `${other} /c nobody`]);
+  });
+
+  test.each([
+    ['https://10.0.0.1/x', 'is at 10.0.0.1, where nothing is asked'],
+    ['https://172.31.255.255/x', 'where nothing is asked'],
+    ['https://[fd00:ec2::254]/x', 'where nothing is asked'],
+    ['https://169.254.169.254/latest/meta-data', 'where nothing is asked'],
+    ['https://127.0.0.1:1/x', 'where nothing is asked'],
+    ['https://2130706433:1/x', 'is at 127.0.0.1'],
+    ['https://cluster.example/x', 'is at 10.96.0.1, where nothing is asked'],
+    ['https://partly.example/x', 'is at 192.168.1.1'],
+    ['https://rebound.example/x', 'is at ::ffff:127.0.0.1'],
+    ['https://translated.example/x', 'is at 64:ff9b::a9fe:a9fe'],
+    ['https://nowhere.example/x', 'has no address'],
+    ['http://198.51.100.7/x', 'would be asked without TLS'],
+    ['https://me:secret@198.51.100.7/x', 'with credentials'],
+    ['ftp://198.51.100.7/x', 'is sent to ftp:'],
+    ['https://', 'redirects to nowhere'],
+  ])('a redirect to %s is not followed', async (location, says) => {
+    answers['/a'] = redirect(location);
+
+    await expect(get(`http://${base}/a`, [base])).rejects.toThrow(says);
+    expect(asked).toHaveLength(1);
+  });
+
+  test('redirects end', async () => {
+    answers['/a'] = redirect('/a');
+
+    await expect(get(`http://${base}/a`)).rejects.toThrow('redirects more than 3 times');
+    expect(asked).toHaveLength(4);
+  });
+
+  test('nobody is led from TLS to where there is none', async () => {
+    const authority = await anAuthority();
+    const secure = createSecureServer(await authority.issue({ name: 'r', hosts: ['127.0.0.1'] }), (_, response) =>
+      redirect(`http://${base}/x`)(response),
+    );
+    await new Promise<void>((resolve) => secure.listen(0, '127.0.0.1', resolve));
+    const trusted = getCACertificates('default');
+    setDefaultCACertificates([...trusted, authority.cert]);
+    try {
+      await expect(get(`https://127.0.0.1:${(secure.address() as AddressInfo).port}/a`)).rejects.toThrow(`redirects to http://${base}`);
+      expect(asked).toEqual([]);
+    } finally {
+      setDefaultCACertificates(trusted);
+      secure.closeAllConnections();
+      await new Promise<void>((resolve) => secure.close(() => resolve()));
+    }
+  });
+
+  test.each([
+    '169.254.169.254',
+    '127.0.0.1:7070',
+    '[::1]:7070',
+    'rebound.example',
+  ])('an image of %s is not asked for: there is no registry, but perhaps something else', async (host) => {
+    const registry = new Registry({ plain: [], resolve: async (name) => NAMES[name] ?? [], architecture: 'amd64' });
+
+    await expect(registry.find(`${host}/shop/web`, AbortSignal.timeout(5_000))).rejects.toThrow('where nothing is asked');
+  });
+
+  test('so many images are asked for at once, and the others wait', async () => {
+    const held: ServerResponse[] = [];
+    for (let i = 0; i < 20; i++) answers[`/v2/shop/web${i}/manifests/latest`] = (response) => held.push(response);
+    const registry = new Registry({ plain: ['127.0.0.0/8'], resolve: async () => [], architecture: 'amd64' });
+
+    const finding = Array.from({ length: 20 }, (_, i) => registry.find(`${base}/shop/web${i}`, AbortSignal.timeout(5_000)));
+    const settled = Promise.allSettled(finding);
+    await expect.poll(() => held.length).toBe(16);
+    for (const response of held) response.writeHead(404).end();
+    await expect.poll(() => held.length).toBe(20);
+    for (const response of held.slice(16)) response.writeHead(404).end();
+
+    expect((await settled).map(({ status }) => status)).toEqual(Array(20).fill('rejected'));
   });
 });

@@ -31,6 +31,21 @@ describe('the check before a checkpoint', () => {
     expect(described({ startupProbe }).description.container.readiness).toMatchObject({ tcp: { port: 80 }, failureThreshold: 600 });
   });
 
+  test('is asked for no longer than an agent waits for anybody, whatever Kubernetes takes', () => {
+    const tcpSocket = { port: 80 };
+    const most = 2 ** 31 - 1;
+    const endless = { tcpSocket, initialDelaySeconds: most, timeoutSeconds: most, successThreshold: most, periodSeconds: most };
+
+    const { description } = described({ readinessProbe: endless, startupProbe: { ...endless, failureThreshold: most } });
+
+    expect(description.container.readiness).toMatchObject({
+      initialDelaySeconds: 3_600,
+      timeoutSeconds: 3_600,
+      successThreshold: 1_000,
+      failureThreshold: 100_000,
+    });
+  });
+
   test('is what the policy says, where it says so', () => {
     const { description } = described({ readinessProbe: { tcpSocket: { port: 80 } } }, 'cr.container.readiness=true');
 
@@ -49,8 +64,8 @@ describe('probes of a restored container', () => {
   test.each<[PodProbe, PodProbe]>([
     [{}, { periodSeconds: 1, failureThreshold: 30 }],
     [
-      { periodSeconds: 5, failureThreshold: 2, timeoutSeconds: 3, successThreshold: 2 },
-      { periodSeconds: 1, failureThreshold: 10, timeoutSeconds: 3, successThreshold: 2 },
+      { periodSeconds: 5, failureThreshold: 2, timeoutSeconds: 1, successThreshold: 2 },
+      { periodSeconds: 1, failureThreshold: 10, timeoutSeconds: 1, successThreshold: 2 },
     ],
     [
       { periodSeconds: 1, failureThreshold: 3 },
@@ -68,6 +83,25 @@ describe('probes of a restored container', () => {
     expect(container.readinessProbe).toEqual({ ...after, tcpSocket });
     expect(container.startupProbe).toEqual({ ...after, tcpSocket });
     expect(container.livenessProbe).toEqual({ ...before, tcpSocket });
+  });
+
+  test.each([
+    { period: 10, timeout: 5, failures: 3, becomes: 6 },
+    { period: 10, timeout: 3, failures: 3, becomes: 10 },
+    { period: 10, timeout: 4, failures: 3, becomes: 8 },
+    { period: 5, timeout: 30, failures: 2, becomes: 2 },
+    { period: 1, timeout: 5, failures: 3, becomes: 3 },
+  ])('an application that hangs is out of service after the same time, also with $failures attempts of $timeout s every $period s', (one) => {
+    const probe = { tcpSocket: { port: 80 }, periodSeconds: one.period, timeoutSeconds: one.timeout, failureThreshold: one.failures };
+
+    const { container } = described({ readinessProbe: probe, startupProbe: probe });
+
+    expect(container.readinessProbe).toEqual({ ...probe, periodSeconds: 1, failureThreshold: one.becomes });
+    const [before, after] = [one.failures * Math.max(one.period, one.timeout), one.becomes * one.timeout];
+    expect(after).toBeGreaterThanOrEqual(before);
+    expect(after).toBeLessThan(before + one.timeout);
+    // One that is refused while the application starts is over at once: no fewer attempts than before, or it is killed too early.
+    expect(container.startupProbe).toEqual({ ...probe, periodSeconds: 1, failureThreshold: one.failures * one.period });
   });
 
   test('stay as they are where the annotation says so', () => {

@@ -1,3 +1,5 @@
+import { connect, type Socket } from 'node:net';
+import { connect as connectTls } from 'node:tls';
 import { Agent, request } from 'undici';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { makeAuthority, makeServing } from '../../../../src/cluster/authority.ts';
@@ -44,6 +46,33 @@ async function ask(path: string, body: string, ca = authority.cert) {
   }
 }
 
+const closing = <T extends Socket>(socket: T) => {
+  socket.on('error', () => undefined).resume();
+  return { socket, closed: new Promise<void>((resolve) => socket.once('close', () => resolve())) };
+};
+const portOf = () => Number(new URL(webhook.url).port);
+
+/** A connection without TLS yet. */
+async function dialled() {
+  const socket = connect(portOf(), '127.0.0.1');
+  await new Promise((resolve) => socket.once('connect', resolve));
+  return closing(socket);
+}
+
+async function connected() {
+  const socket = connectTls({ port: portOf(), host: '127.0.0.1', ca: authority.cert });
+  await new Promise((resolve) => socket.once('secureConnect', resolve));
+  return closing(socket);
+}
+
+/** A question that lacks its last byte. */
+async function begun(body: string) {
+  const { socket, closed } = await connected();
+  socket.write(`POST /webhook/pods HTTP/1.1\r\nhost: a\r\ncontent-length: ${body.length + 1}\r\n\r\n`);
+  await Promise.race([closed, new Promise((resolve) => socket.write(body, resolve))]);
+  return { socket, closed };
+}
+
 describe('the webhook', () => {
   test('answers with a patch of what is to be changed, and always admits', async () => {
     decide = async ({ object }) => ({ object: { ...object, b: 2 }, warnings: ['so … so', 'x'.repeat(300)] });
@@ -68,7 +97,7 @@ describe('the webhook', () => {
   test.each([
     ['/webhook/pods', 'nonsense', 400],
     ['/webhook/pods', '{}', 400],
-    ['/webhook/pods', ' '.repeat(9 * 1024 * 1024), 400],
+    ['/webhook/pods', ' '.repeat(5 * 1024 * 1024), 400],
     ['/', '{}', 404],
   ])('refuses what is no question: %s', async (path, body, status) => {
     expect(
@@ -77,6 +106,45 @@ describe('the webhook', () => {
         () => 400,
       ),
     ).toBe(status);
+  });
+
+  test('has room for what is usual while others fill it with long questions, and for theirs again when they have gone', async () => {
+    const long = review({ a: 'x'.repeat(2 * 1024 * 1024) });
+    const waiting = await Promise.all(Array.from({ length: 12 }, () => begun(long)));
+    const later = await begun(long);
+    await later.closed;
+
+    expect((await ask('/webhook/pods', review({}))).status).toBe(200);
+    for (const { socket } of waiting) socket.destroy();
+    await Promise.all(waiting.map(({ closed }) => closed));
+    await expect.poll(async () => (await ask('/webhook/pods', long).catch(() => undefined))?.status).toBe(200);
+  });
+
+  test('hears one question at a time on a connection', async () => {
+    const held = Promise.withResolvers<Verdict>();
+    decide = () => held.promise;
+    const text = `POST /webhook/pods HTTP/1.1\r\nhost: a\r\ncontent-length: ${review({}).length}\r\n\r\n${review({})}`;
+    const { socket, closed } = await connected();
+
+    socket.write(text + text);
+    await closed;
+
+    held.resolve({ warnings: [] });
+  });
+
+  test('has so many connections from one address, and again when they have gone', async () => {
+    const open = await Promise.all(Array.from({ length: 128 }, () => dialled()));
+
+    await expect(ask('/webhook/pods', review({}))).rejects.toThrow();
+
+    for (const { socket } of open) socket.destroy();
+    await expect.poll(async () => (await ask('/webhook/pods', review({})).catch(() => undefined))?.status).toBe(200);
+  });
+
+  test('waits for nobody who says nothing, or stops in the middle', { timeout: 20_000 }, async () => {
+    const [silent, mute, slow] = await Promise.all([dialled(), connected(), begun(review({ a: 'x'.repeat(1_000) }))]);
+
+    await Promise.all([silent.closed, mute.closed, slow.closed]);
   });
 
   test('says that it failed without saying why', async () => {
