@@ -41,6 +41,8 @@ const NO_FIT = 'a snapshot does not fit this machine: another is made';
 /** A start is worth so much waiting for a snapshot of another node. */
 const BRING_WITHIN_MS = 5_000;
 const MAY_COME_BACK_MS = 1_000;
+const NEWS_MS = 5_000;
+const ASK_EVERY_MS = 50;
 /** From here on a status is that of a signal, as shells and container runtimes count them. */
 const KILLED_BY_SIGNAL = 128;
 
@@ -121,8 +123,11 @@ export class Agent implements AsyncDisposable {
     const { uid, state } = connection.hello;
     // The news of its pod may take longer than a slot waits for a sign of its agent.
     if (state === 'undecided') connection.wait();
-    const container = await this.#deps.host.find(uid);
-    if (container === undefined) return connection.close();
+    const container = (await this.#deps.host.find(uid)) ?? (state === 'undecided' ? await this.#newsOf(connection) : undefined);
+    if (container === undefined) {
+      if (state === 'undecided') this.#deps.log.warn({ slot: uid }, 'nobody knows the container of a slot: it starts cold');
+      return connection.close();
+    }
     const isNew = state === 'undecided' && container.addresses.length > 0 && container.pool === undefined && container.restarts === 0;
     // While the slot answers, what will be decided by is read: a restore waits for both.
     const [isSlot, spec] = await Promise.all([
@@ -164,6 +169,18 @@ export class Agent implements AsyncDisposable {
     await this.#seed(container, connection, hash, mounts);
     // Others must know of the snapshot before they may make another.
     await this.pool.reconcile();
+  }
+
+  /** On a busy node a slot says hello before the API server has told of its pod, or the runtime that its container runs: rather late than cold. */
+  async #newsOf(connection: SlotConnection): Promise<Container | undefined> {
+    const { clock, host } = this.#deps;
+    const { uid } = connection.hello;
+    for (const until = clock.now() + NEWS_MS; clock.now() < until && !connection.socket.destroyed; ) {
+      await clock.sleep(ASK_EVERY_MS, this.#stop.signal);
+      const container = await host.find(uid);
+      if (container !== undefined) return container;
+    }
+    return undefined;
   }
 
   /** `held`: of a seed; until it is disposed no other is decided for. */

@@ -53,6 +53,8 @@ export type ClusterHostDeps = {
 /** A container's hello can be here before the news of its pod. */
 const NEWS_MS = 500;
 const ASK_EVERY_MS = 20;
+/** Busy nodes' runtimes take their time, and every start depends on it. */
+const RUNTIME_MS = 5_000;
 /** What a container's status is said to be when its runtime no longer knows it. */
 const UNKNOWN_STATUS = 137;
 /** `PoolMembership`. */
@@ -285,7 +287,7 @@ export class ClusterHost implements ContainerMaker {
     if ('problem' in described) this.#complain(pod, described.problem);
     if (spec === undefined || 'problem' in described) return undefined;
     const { workload } = described;
-    const signal = AbortSignal.timeout(2_000);
+    const signal = AbortSignal.timeout(RUNTIME_MS);
     const running = newest((await cri.containersOf(uid, signal)).filter((one) => one.name === spec.name && one.state !== 'exited'));
     const status = running === undefined ? undefined : await cri.container(running.id, signal);
     if (status?.pid === undefined || status.state === 'exited') return undefined;
