@@ -16,15 +16,14 @@ import { Restorer, type RestorerDeps } from './restorer.ts';
 import type { SeedDeps } from './seed.ts';
 import { Seeds } from './seeds.ts';
 import { SlotProof } from './slot-proof.ts';
-import { readSpec, type SlotSpec } from './spec-facts.ts';
+import type { SpecReader } from './spec-facts.ts';
 import type { SpecIndex } from './spec-index.ts';
 import { Trials } from './trials.ts';
 
 export type AgentDeps = Omit<SeedDeps, 'restorer' | 'slotOf'> &
   RestorerDeps & {
     readonly log: Log;
-    /** Key of the spec hashes: this machine's secret, or that of the agents that share a service. */
-    readonly specKey: () => Uint8Array;
+    readonly specs: Pick<SpecReader, 'read'>;
     readonly listener: AgentListener;
     readonly index: SpecIndex;
     readonly inventory: Inventory;
@@ -122,7 +121,7 @@ export class Agent implements AsyncDisposable {
     // While the slot answers, what will be decided by is read: a restore waits for both.
     const [isSlot, spec] = await Promise.all([
       this.#proof.isSlotOf(container, connection, this.#stop.signal),
-      isNew ? this.#readSpec(container) : undefined,
+      isNew ? this.#deps.specs.read(container) : undefined,
     ]);
     if (!isSlot) return connection.close();
     // Only containers of a trial have no address.
@@ -141,7 +140,8 @@ export class Agent implements AsyncDisposable {
     }
     this.#decided.set(uid, container.restarts);
     if (this.#decided.size >= this.#lookForGoneAt) this.#forgetGone();
-    const { mounts, hash } = spec ?? (await this.#readSpec(container));
+    const { mounts, hash, unreadable } = spec ?? (await this.#deps.specs.read(container));
+    if (unreadable !== undefined) return this.#cold(container, connection, { why: 'refused', reason: unreadable });
     this.#kinds.set(uid, { workload: container.workload.name, hash });
     // By which is told whether there is a snapshot for what its owner makes now.
     if (container.pod !== undefined && container.restarts === 0)
@@ -185,10 +185,6 @@ export class Agent implements AsyncDisposable {
     }
     const snapshot = await this.#deps.store.get(digest);
     return this.#restore(container, connection, snapshot, heardAt);
-  }
-
-  async #readSpec(container: Container): Promise<SlotSpec> {
-    return readSpec(this.#deps.specKey(), container);
   }
 
   async #restore(container: Container, connection: SlotConnection, found: Snapshot, heardAt: number): Promise<void> {

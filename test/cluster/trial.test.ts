@@ -3,7 +3,7 @@ import { chmod, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import path from 'node:path';
 import type { V1Container, V1Pod, V1PodSpec } from '@kubernetes/client-node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { externalMounts, readMounts, rightsOf } from '../../src/checkpoint/mountinfo.ts';
+import { externalMounts, readMounts, remotePlaces, rightsOf } from '../../src/checkpoint/mountinfo.ts';
 import { membership, PodGroups } from '../../src/cluster/cgroups.ts';
 import { Cri } from '../../src/cluster/cri.ts';
 import { TrialMaker } from '../../src/cluster/trial.ts';
@@ -88,7 +88,7 @@ describe.skipIf(reason !== undefined)(`trial containers on a node${reason === un
 
   const aMaker = async (runtime: string) => {
     const [stateDir, runDir, slotDir] = ['state', 'run', 'agent'].map((name) => path.join(dir, name)) as [string, string, string];
-    const fixed = { exec, clock: systemClock, log: silentLog, cri, nodeInit: await nodeInit(), mounter: MOUNTER };
+    const fixed = { exec, clock: systemClock, log: silentLog, cri, remotePlaces, nodeInit: await nodeInit(), mounter: MOUNTER };
     return TrialMaker.open({ ...fixed, runtime, stateDir, runDir, slotDir });
   };
   const seedOf = async (pod: V1Pod, volumes: readonly HostVolume[]): Promise<Container> => {
