@@ -1,5 +1,5 @@
 import type { Mount } from '../checkpoint/mountinfo.ts';
-import { type ErrorCode, toRekindleError } from '../lib/errors.ts';
+import { type ErrorCode, RekindleError, toRekindleError } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import type { View } from '../queue/truth.ts';
 import type { SlotConnection } from '../slots/slot-connection.ts';
@@ -7,7 +7,7 @@ import type { Snapshot } from '../snapshots/shelf.ts';
 import type { Container } from '../workloads/host.ts';
 import { retentionOf } from '../workloads/normalise.ts';
 import { startAgain } from './container-process.ts';
-import { decide, SEED_RUNS } from './decide.ts';
+import { type Decision, decide, SEED_RUNS } from './decide.ts';
 import { type AgentListener, type Cold, type InstanceState, WAS_SEED } from './events.ts';
 import type { Inventory } from './inventory.ts';
 import { Pool, type PoolDeps } from './pool.ts';
@@ -15,15 +15,14 @@ import { Restorer, type RestorerDeps } from './restorer.ts';
 import type { SeedDeps } from './seed.ts';
 import { Seeds } from './seeds.ts';
 import { SlotProof } from './slot-proof.ts';
-import { readSpec, type SlotSpec } from './spec-facts.ts';
+import type { SlotSpec, SpecReader } from './spec-facts.ts';
 import type { SpecIndex } from './spec-index.ts';
 import { Trials } from './trials.ts';
 
 export type AgentDeps = Omit<SeedDeps, 'restorer' | 'slotOf'> &
   RestorerDeps & {
     readonly log: Log;
-    /** Key of the spec hashes: this machine's secret, or that of the agents that share a service. */
-    readonly specKey: () => Uint8Array;
+    readonly specs: Pick<SpecReader, 'read'>;
     readonly listener: AgentListener;
     readonly index: SpecIndex;
     readonly inventory: Inventory;
@@ -133,7 +132,7 @@ export class Agent implements AsyncDisposable {
     const [isSlot, spec] = await Promise.all([
       this.#proof.isSlotOf(container, connection, this.#stop.signal),
       // What fails here fails again where it has a reason.
-      isNew ? this.#readSpec(container).catch(() => undefined) : undefined,
+      isNew ? this.#deps.specs.read(container).catch(() => undefined) : undefined,
     ]);
     if (!isSlot) return connection.close();
     // Only containers of a trial have no address.
@@ -158,11 +157,13 @@ export class Agent implements AsyncDisposable {
       this.#cold(container, connection, { why: 'failed', reason: `it could not be decided how it starts: ${message}`, code });
     });
     if (decided === undefined) return;
-    const { decision, hash, mounts } = decided;
-    using _held = decided.held;
+    const { decision, seed } = decided;
+    using _held = seed?.held;
     if (decision.do === 'cold') return this.#cold(container, connection, { why: decision.why, reason: decision.reason });
     if (decision.do === 'restore') return this.#restore(container, connection, decision.snapshot, heardAt);
     if (decision.do === 'pull') return this.#pull(container, connection, decision.digest, heardAt);
+    if (seed === undefined) throw new RekindleError('internal', 'a seed of nothing');
+    const { hash, mounts } = seed;
     const claim = await this.#deps.claimSeed(hash);
     if (claim === undefined) return this.#cold(container, connection, { why: 'no_snapshot', reason: SEED_RUNS });
     await using _claim = claim;
@@ -183,11 +184,15 @@ export class Agent implements AsyncDisposable {
     return undefined;
   }
 
-  /** `held`: of a seed; until it is disposed no other is decided for. */
+  /** `seed`: where it is to be one; until `held` is disposed no other is decided for. */
   async #decide(container: Container, spec: SlotSpec | undefined) {
     const { store, machine, index, inventory, view } = this.#deps;
     const { uid, workload, pod, restarts } = container;
-    const { mounts, hash } = spec ?? (await this.#readSpec(container));
+    const { mounts, hash, unreadable } = spec ?? (await this.#deps.specs.read(container));
+    if (unreadable !== undefined) {
+      const decision: Decision<Snapshot> = { do: 'cold', why: 'refused', reason: unreadable };
+      return { decision, seed: undefined };
+    }
     this.#kinds.set(uid, { workload: workload.name, hash });
     // By which is told whether there is a snapshot for what its owner makes now.
     if (pod !== undefined && restarts === 0) index.set(workload.name, pod.revision, hash);
@@ -196,7 +201,7 @@ export class Agent implements AsyncDisposable {
     const elsewhere = snapshot === undefined ? inventory.elsewhere(hash, workload, view().nodes) : undefined;
     const decision = decide({ workload, restarts, snapshot, elsewhere, refusal, seedRuns: this.#seeds.runs(hash) });
     // At once: another of its kind may be waiting for the same decision.
-    return { decision, hash, mounts, held: decision.do === 'seed' ? this.#seeds.hold(hash) : undefined };
+    return { decision, seed: decision.do === 'seed' ? { hash, mounts, held: this.#seeds.hold(hash) } : undefined };
   }
 
   /** Restores when the snapshot has come, if that is soon enough. */
@@ -211,10 +216,6 @@ export class Agent implements AsyncDisposable {
       return this.#cold(container, connection, { why: 'failed', reason: `its snapshot could not be brought here: ${message}`, code });
     }
     return this.#restore(container, connection, snapshot, heardAt);
-  }
-
-  async #readSpec(container: Container): Promise<SlotSpec> {
-    return readSpec(this.#deps.specKey(), container);
   }
 
   async #restore(container: Container, connection: SlotConnection, found: Snapshot, heardAt: number): Promise<void> {

@@ -31,7 +31,7 @@ export type ParkerDeps = {
   readonly workDir: string;
   readonly say: (container: Container, state: InstanceState) => void;
   /** What a parked slot is, read from it. */
-  readonly learn: (slot: PoolSlot, container: Container) => void;
+  readonly learn: (slot: PoolSlot, container: Container) => Promise<void>;
   /** The slot is no more. */
   readonly forget: (slot: PoolSlot) => void;
   readonly stop: AbortSignal;
@@ -85,7 +85,7 @@ export class Parker {
     slot.container = container.pod !== undefined && container.restarts > 0 ? await this.#cleaned(slot, container) : container;
     connection.park();
     slot.attach(connection);
-    this.#deps.learn(slot, slot.container);
+    await this.#deps.learn(slot, slot.container);
     this.isParked(slot);
   }
 
@@ -266,7 +266,7 @@ export class Parker {
       try {
         await connection.parkAgain(GRACE_MS, stop);
         slot.container = await this.#cleaned(slot, container);
-        this.#deps.learn(slot, slot.container);
+        await this.#deps.learn(slot, slot.container);
         return this.isParked(slot);
       } catch (err) {
         if (stop.aborted) throw err;

@@ -11,13 +11,13 @@ import { applicationOf, isSlot, resume } from './container-process.ts';
 import { SUSPENDED_PREFIX } from './inventory.ts';
 import { Parker, type ParkerDeps } from './parker.ts';
 import { type Arrival, PoolSlot } from './pool-slot.ts';
-import { readSpec } from './spec-facts.ts';
+import type { SpecReader } from './spec-facts.ts';
 import type { SpecIndex } from './spec-index.ts';
 import { Starter, type StarterDeps } from './starter.ts';
 
 export type PoolDeps = Omit<StarterDeps, 'onEnd' | 'learn'> &
   Omit<ParkerDeps, 'learn' | 'forget'> & {
-    readonly specKey: () => Uint8Array;
+    readonly specs: Pick<SpecReader, 'read'>;
     readonly index: SpecIndex;
     /** What the others say; without a service nobody says anything. */
     readonly view: () => Pick<View, 'workloads' | 'gateways'>;
@@ -149,7 +149,7 @@ export class Pool implements Controller {
       });
     }
     const isFirst = slot.facts === undefined;
-    if (isFirst) this.#learn(slot, container);
+    if (isFirst) await this.#learn(slot, container);
     if (state === 'parked') {
       slot.attach(connection);
       if (slot.state === 'making') this.#parker.isParked(slot);
@@ -201,7 +201,11 @@ export class Pool implements Controller {
   rehash(): void {
     this.#deps.index.clear();
     for (const slot of this.#slots.values())
-      if (slot.facts !== undefined && slot.container !== undefined) this.#learn(slot, slot.container);
+      if (slot.facts !== undefined && slot.container !== undefined)
+        this.#learn(slot, slot.container).then(
+          () => this.#changed(),
+          (err: unknown) => this.#complain(slot, err),
+        );
     this.#changed();
   }
 
@@ -263,7 +267,7 @@ export class Pool implements Controller {
       try {
         const arrival = await this.#parker.create(slot, this.#deps.stop);
         slot.container = arrival.container;
-        this.#learn(slot, arrival.container);
+        await this.#learn(slot, arrival.container);
         const hash = slot.facts?.hash ?? '';
         if (this.#deps.inventory.fitting(hash, slot.workload) === undefined && !this.#deps.seeds.runs(hash))
           return await this.#starter.startSeed(slot, arrival.connection, from);
@@ -344,9 +348,10 @@ export class Pool implements Controller {
     }
   }
 
-  #learn(slot: PoolSlot, container: Container): void {
-    slot.facts = readSpec(this.#deps.specKey(), container);
-    this.#deps.index.set(slot.workload.name, slot.revision, slot.facts.hash);
+  async #learn(slot: PoolSlot, container: Container): Promise<void> {
+    const facts = await this.#deps.specs.read(container);
+    slot.facts = facts;
+    if (facts.hash !== undefined) this.#deps.index.set(slot.workload.name, slot.revision, facts.hash);
   }
 
   #forget(slot: PoolSlot): void {

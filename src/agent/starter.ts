@@ -29,7 +29,7 @@ export type StarterDeps = TargetDeps & {
   /** Brings a snapshot here if that will be sooner than a cold start of `coldMs`. Throws why it is not here. */
   readonly bring: (digest: string, coldMs: number, signal: AbortSignal) => Promise<void>;
   /** Reads anew from a waiting slot what fits it. */
-  readonly learn: (slot: PoolSlot, container: Container) => void;
+  readonly learn: (slot: PoolSlot, container: Container) => Promise<void>;
   /** A pool's instance has ended by itself. */
   readonly onEnd: (slot: PoolSlot, container: Container, status: number | undefined) => void;
   /** Aborts when the agent ends. */
@@ -66,19 +66,20 @@ export class Starter {
       const waits = slot.state === 'parked' || slot.state === 'suspended';
       if (!waits || slot.parks !== job.parks || slot.outdated) return NOTHING;
       const connection = await slot.connected(signal);
-      const digest = slot.suspended ?? this.#choose(slot, job.snapshot);
+      const digest = slot.suspended ?? (await this.#choose(slot, job.snapshot));
       if (digest === undefined) return this.#cold(slot, connection, from, this.#whyNone(slot));
       return this.#restore(slot, connection, digest, from, signal);
     });
   }
 
-  /** The snapshot asked for; one that is here and fits too, if that is not, or if one has come since the job was written. */
-  #choose(slot: PoolSlot, asked: string | undefined): string | undefined {
+  /** The snapshot asked for; one that is here and fits too, if that is not, or if one has come since the job was written. None where nobody knows what fits. */
+  async #choose(slot: PoolSlot, asked: string | undefined): Promise<string | undefined> {
     const { inventory, learn } = this.#deps;
     const container = containerOf(slot);
     // Configuration that lies in files of this machine, or in a ConfigMap, may be another than when it was parked.
     if (container.pod !== undefined || slot.workload.container.volumes.some((volume) => 'from' in volume && volume.readOnly))
-      learn(slot, container);
+      await learn(slot, container);
+    if (slot.facts?.unreadable !== undefined) return undefined;
     if (asked !== undefined && inventory.has(asked)) return asked;
     return inventory.fitting(slot.facts?.hash ?? '', slot.workload) ?? asked;
   }
@@ -234,8 +235,8 @@ export class Starter {
   #isSeedWanted(slot: PoolSlot, container: Container): boolean {
     const { seeds, inventory } = this.#deps;
     const { facts } = slot;
-    if (facts === undefined || slot.outdated || coldReason(container.workload) !== undefined) return false;
-    const { hash } = facts;
+    const hash = facts?.hash;
+    if (hash === undefined || slot.outdated || coldReason(container.workload) !== undefined) return false;
     const why = seeds.refusal(hash) ?? inventory.quarantined(hash);
     return why === undefined && inventory.fitting(hash, slot.workload) === undefined && !seeds.runs(hash);
   }
@@ -245,6 +246,8 @@ export class Starter {
     const hash = slot.facts?.hash ?? '';
     const policy = coldReason(containerOf(slot).workload);
     if (policy !== undefined) return { why: 'policy', reason: policy };
+    const { unreadable } = slot.facts ?? {};
+    if (unreadable !== undefined) return { why: 'refused', reason: unreadable };
     const refused = seeds.refusal(hash) ?? inventory.quarantined(hash);
     if (refused !== undefined) return { why: 'refused', reason: refused };
     return { why: 'no_snapshot', reason: 'there is no snapshot of it yet' };
@@ -261,7 +264,7 @@ export class Starter {
       this.#isReady(slot, from);
       ready.resolve();
     };
-    const { hash, mounts } = slot.facts ?? { hash: '', mounts: [] };
+    const { hash = '', mounts = [] } = slot.facts ?? {};
     const make = async (): Promise<SeedOutcome | undefined> => {
       const outcome = await seeds.make(
         { container, hash, mounts, eager: true },

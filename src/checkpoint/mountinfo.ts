@@ -48,6 +48,26 @@ export function externalMounts(mounts: readonly Mount[]): Mount[] {
   );
 }
 
+/** Filesystems whose files are on this machine: what is read of them does not wait for another. */
+const LOCAL: ReadonlySet<string> = new Set([
+  ...['bcachefs', 'btrfs', 'erofs', 'exfat', 'ext2', 'ext3', 'ext4', 'f2fs', 'iso9660', 'jfs', 'overlay', 'squashfs', 'vfat', 'xfs', 'zfs'],
+  ...['cgroup', 'cgroup2', 'devpts', 'devtmpfs', 'mqueue', 'proc', 'ramfs', 'sysfs', 'tmpfs'],
+]);
+
+/** Whether whoever looks at what lies there may have to wait for a server, for ever if that is gone. */
+export function isRemote({ type }: Pick<Mount, 'type'>): boolean {
+  return !LOCAL.has(type);
+}
+
+/** Where a process has such mounts; none for one that is gone. */
+export function remotePlaces(pid: number): string[] {
+  try {
+    return readMounts(pid).flatMap((mount) => (isRemote(mount) ? [mount.at] : []));
+  } catch {
+    return [];
+  }
+}
+
 /** The options that decide what a mount lets a process do. */
 export function rightsOf(mount: { readonly options: readonly string[] }): string[] {
   return ['ro', 'nosuid', 'nodev', 'noexec'].filter((option) => mount.options.includes(option));

@@ -21,6 +21,8 @@ export type TrialDeps = {
   readonly clock: Clock;
   readonly log: Log;
   readonly cri: Pick<Cri, 'container' | 'sandboxSpec'>;
+  /** Where a container has mounts whose server may not answer. */
+  readonly remotePlaces: (pid: number) => readonly string[];
   /** A process in the node's own mount namespace: 1 for an agent with the node's PIDs. */
   readonly nodeInit: number;
   /** The built images/agent/trial-mounts.c. */
@@ -149,12 +151,13 @@ export class TrialMaker {
     const sandboxSpec = status.sandboxId === undefined ? undefined : await cri.sandboxSpec(status.sandboxId, signal);
     const dir = path.join(stateDir, uid);
     const name = `trial-${uid.slice(0, 6)}`;
+    const remote = this.#deps.remotePlaces(like.pid);
     const plan = planTrial({
       spec: status.runtimeSpec,
       sandboxSpec,
       rootOptions: await rootOptions(like),
       volumes: like.volumes,
-      placeOf: (destination) => resolveInside(`/proc/${like.pid}/root`, destination),
+      placeOf: (destination) => resolveInside(`/proc/${like.pid}/root`, destination, remote),
       ...{ uid, name, dir, slotDir },
       cgroup: trialGroup(uid),
       minOomScoreAdj: Number(await readFile('/proc/self/oom_score_adj', 'utf8')),

@@ -1,6 +1,6 @@
 import { readdirSync, readlinkSync } from 'node:fs';
 import path from 'node:path';
-import type { V1Container, V1Pod, V1Volume } from '@kubernetes/client-node';
+import type { V1Container, V1Pod, V1Volume, V1VolumeMount } from '@kubernetes/client-node';
 import type { HostVolume } from '../workloads/host.ts';
 import { SLOT_VOLUME } from '../workloads/kubernetes.ts';
 
@@ -9,10 +9,10 @@ const MAX_SYMLINKS = 40;
 
 /**
  * The volumes of a pod's container where they really are: an image can have a link at a place where one is mounted (/var/run is one almost everywhere).
- * `pid` is the container's PID 1; of one that is gone the places are as the pod says.
+ * `pid` is the container's PID 1; of one that is gone the places are as the pod says. `remote`: see {@link resolveInside}.
  */
-export function volumesOf(pod: V1Pod, container: V1Container, pid: number): HostVolume[] {
-  return describeVolumes(pod, container).map((volume) => ({ ...volume, at: resolveInside(`/proc/${pid}/root`, volume.at) }));
+export function volumesOf(pod: V1Pod, container: V1Container, pid: number, remote: readonly string[]): HostVolume[] {
+  return describeVolumes(pod, container).map((volume) => ({ ...volume, at: resolveInside(`/proc/${pid}/root`, volume.at, remote) }));
 }
 
 /**
@@ -32,7 +32,7 @@ export function describeVolumes(pod: V1Pod, container: V1Container): HostVolume[
     // Huge pages are in no filesystem that files could be copied from.
     if (volume?.emptyDir !== undefined && whole && alone && !volume.emptyDir.medium?.startsWith('HugePages'))
       return { at, kind: 'private', ...(fsGroup === undefined ? {} : { group: fsGroup }) };
-    return { at, kind: 'shared', ...(isPerInstance(volume) ? { perInstance: true } : {}) };
+    return { at, kind: 'shared', ...(isPerInstance(volume) ? { perInstance: true } : {}), ...sourceOf(volume, mount) };
   });
 }
 
@@ -40,11 +40,12 @@ export function describeVolumes(pod: V1Pod, container: V1Container): HostVolume[
  * Why a container may not be restored into, in words: one of its emptyDirs holds files before the application runs, which a clone's memory knows nothing
  * of. To be asked while the slot waits. Undefined when they are all empty.
  */
-export function whyFilled(pod: V1Pod, container: V1Container, pid: number): string | undefined {
+export function whyFilled(pod: V1Pod, container: V1Container, pid: number, remote: readonly string[]): string | undefined {
   const emptyDirs = new Set((pod.spec?.volumes ?? []).flatMap(({ name, emptyDir }) => (emptyDir === undefined ? [] : [name])));
   const places = (container.volumeMounts ?? []).map(({ mountPath }) => placeOf(mountPath));
   const filled = (container.volumeMounts ?? []).find(
-    ({ name, mountPath }) => emptyDirs.has(name) && name !== SLOT_VOLUME && holdsFiles(`/proc/${pid}/root`, placeOf(mountPath), places),
+    ({ name, mountPath }) =>
+      emptyDirs.has(name) && name !== SLOT_VOLUME && holdsFiles(`/proc/${pid}/root`, placeOf(mountPath), places, remote),
   );
   if (filled === undefined) return undefined;
   return `its emptyDir ${filled.name} at ${filled.mountPath} already holds files, and those of the seed may be others`;
@@ -70,10 +71,19 @@ function isPerInstance(volume: V1Volume | undefined): boolean {
   );
 }
 
+/** What a volume is called, and whether it may be on another machine; nothing of those that the kubelet writes for each pod. */
+function sourceOf(volume: V1Volume | undefined, { subPath, subPathExpr }: V1VolumeMount): Pick<HostVolume, 'identity' | 'elsewhere'> {
+  if (volume === undefined) return {};
+  const { name: _, configMap, secret, projected, downwardAPI, emptyDir, ...source } = volume;
+  if ([configMap, secret, projected, downwardAPI, emptyDir].some((one) => one !== undefined)) return {};
+  const isHere = source.hostPath !== undefined || source.image !== undefined;
+  return { identity: JSON.stringify({ ...source, subPath, subPathExpr }), ...(isHere ? {} : { elsewhere: true }) };
+}
+
 /** Besides the places that volumes within this one are mounted at. */
-function holdsFiles(root: string, at: string, places: readonly string[]): boolean {
+function holdsFiles(root: string, at: string, places: readonly string[], remote: readonly string[]): boolean {
   try {
-    const names = readdirSync(path.join(root, resolveInside(root, at)));
+    const names = readdirSync(path.join(root, resolveInside(root, at, remote)));
     return names.some((name) => !places.some((place) => `${place}/`.startsWith(`${path.join(at, name)}/`)));
   } catch {
     // Nothing is there: the container is gone.
@@ -83,9 +93,9 @@ function holdsFiles(root: string, at: string, places: readonly string[]): boolea
 
 /**
  * The path within `root` that this one leads to, links followed as a process would for which `root` is `/`: never out of it. What is not there stays as
- * it is.
+ * it is, and so is what is at or below a place in `remote`: those of mounts whose server may not answer. What is mounted is no link.
  */
-export function resolveInside(root: string, at: string): string {
+export function resolveInside(root: string, at: string, remote: readonly string[]): string {
   const left = at.split('/').filter(Boolean);
   let found = '/';
   for (let links = 0; left.length > 0; ) {
@@ -95,7 +105,7 @@ export function resolveInside(root: string, at: string): string {
       continue;
     }
     const next = path.posix.join(found, name);
-    const target = linkAt(path.join(root, next));
+    const target = remote.some((place) => `${next}/`.startsWith(`${place}/`)) ? undefined : linkAt(path.join(root, next));
     if (target === undefined) {
       found = next;
       continue;

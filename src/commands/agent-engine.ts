@@ -10,7 +10,9 @@ import type { PeerServerDeps } from '../agent/peer-server.ts';
 import { Puller, type PullerDeps } from '../agent/pull.ts';
 import { endInterrupted } from '../agent/recover.ts';
 import { machineKey } from '../agent/service-secret.ts';
+import { SpecReader } from '../agent/spec-facts.ts';
 import { SpecIndex } from '../agent/spec-index.ts';
+import { filesAnywhere } from '../agent/volume-files.ts';
 import { KernelSettings } from '../checkpoint/kernel-settings.ts';
 import { LargePages } from '../checkpoint/large-pages.ts';
 import { hasSysResource, type MachineFacts, machineFacts } from '../checkpoint/machine.ts';
@@ -153,7 +155,7 @@ export async function openAgent<H extends ContainerMaker>(
     dial: { spawnDuplex, connect: join(agentDir, 'connect') },
     randomProbe: join(agentDir, 'random-probe'),
     machine,
-    specKey: service.specKey,
+    specs: new SpecReader({ key: service.specKey, files: filesAnywhere }),
     index,
     inventory,
     view: service.view,

@@ -3,6 +3,7 @@ import { waits } from '../agent/container-process.ts';
 import { NodePods } from '../agent/node-pods.ts';
 import { PodReports } from '../agent/pod-reports.ts';
 import { addressesOf } from '../checkpoint/addresses.ts';
+import { remotePlaces } from '../checkpoint/mountinfo.ts';
 import { PodGroups } from '../cluster/cgroups.ts';
 import { Cri } from '../cluster/cri.ts';
 import { ClusterHost } from '../cluster/host.ts';
@@ -52,6 +53,7 @@ export async function openClusterPlace(
     clock: monotonicClock,
     log: log.child({ component: 'trials' }),
     cri,
+    remotePlaces,
     nodeInit: NODE_INIT,
     mounter: join(buildDir, 'agent', 'trial-mounts'),
     // The one that made the seed: each masks /proc, and makes places for mounts, in its own way, and a trial must have no more rights.
@@ -73,9 +75,9 @@ export async function openClusterPlace(
       cluster: kube,
       cri,
       trials,
-      volumesOf,
+      volumesOf: (pod, container, pid) => volumesOf(pod, container, pid, remotePlaces(pid)),
       // What an application has written says nothing.
-      whyFilled: (pod, container, pid) => (waits(pid) ? whyFilled(pod, container, pid) : undefined),
+      whyFilled: (pod, container, pid) => (waits(pid) ? whyFilled(pod, container, pid, remotePlaces(pid)) : undefined),
       addressesOf,
       // Nobody else would open its gate before the deadline.
       undescribed: (pod, reason) =>

@@ -8,6 +8,10 @@ export type HostVolume = {
   readonly kind: 'private' | 'shared';
   /** What it holds differs per container (tokens, names): that does not tell two apart. */
   readonly perInstance?: true;
+  /** What it holds may be on another machine, whatever its filesystem: who reads it may have to wait. */
+  readonly elsewhere?: true;
+  /** Which one it is, where somebody says that: of a claim or an export its name. Says the same on every machine. */
+  readonly identity?: string;
   /** Whose group a private one is from its start on, where it is anybody's (`fsGroup` of a pod). */
   readonly group?: number;
 };

@@ -28,7 +28,7 @@ export type SpecFacts = {
   readonly workdir: string;
   /** The slot's own environment, see {@link withoutPerPodNames}. */
   readonly env: Readonly<Record<string, string>>;
-  /** Digest of what each mounted ConfigMap or Secret (or configuration file of this machine) holds, by path in the container. */
+  /** Digest of what each mounted ConfigMap or Secret (or configuration file of this machine) holds, by path in the container; of data what it is called. */
   readonly configDigests: Readonly<Record<string, string>>;
   readonly mounts: readonly MountFact[];
   readonly uid: number;

@@ -101,14 +101,17 @@ describe('pods of a workload that runs on demand', () => {
   });
 
   test('stay awake while clients of a Service are connected', { timeout: 60_000 }, async () => {
-    const { host } = await invoke(space, 'notes');
-    await space.until('the Service', async () => JSON.parse((await curl(space, 'http://notes/')).body) as Notes);
-    // One connection, a request a second.
-    const script = `const http=require('http'),agent=new http.Agent({keepAlive:true,maxSockets:1});let last='';
-      const go=(n)=>n===0?(console.log(last),process.exit()):http.get({host:'notes',agent},(r)=>{let t='';r.on('data',(d)=>t+=d);r.on('end',()=>{last=t;setTimeout(go,1000,n-1)})});go(7)`;
-    const last = JSON.parse(await space.kubectl('exec', 'client', '--', 'node', '-e', script)) as Notes;
+    // Wakes a pod, whenever none is there any more, until the Service leads to it; then one connection, a request a second.
+    const script = `const http=require('http'),agent=new http.Agent({keepAlive:true,maxSockets:1}),hosts=[];
+      const get=(o)=>new Promise((done,failed)=>http.request(o,(r)=>{let t='';r.on('data',(d)=>t+=d);r.on('end',()=>done(JSON.parse(t).host))}).on('error',failed).end());
+      const wake=()=>get({method:'POST',host:'rekindle-gateway.rekindle',path:'/invoke/${space.name}/notes/',headers:{'content-length':0}});
+      const pause=(ms)=>new Promise((done)=>setTimeout(done,ms));
+      const reach=async()=>{for(let i=0;;i++){if(i%10===0)await wake();try{return await get({host:'notes',agent})}catch(e){if(i>100)throw e;await pause(200)}}};
+      (async()=>{hosts.push(await reach());for(let i=0;i<7;i++){await pause(1000);hosts.push(await get({host:'notes',agent}))}console.log(JSON.stringify(hosts));process.exit()})()`;
+    const hosts = JSON.parse(await space.kubectl('exec', 'client', '--', 'node', '-e', script)) as string[];
 
-    expect(last.host).toBe(host);
+    expect(hosts).toHaveLength(8);
+    expect(new Set(hosts).size).toBe(1);
     await untilParked(space, 'notes', 3);
   });
 });

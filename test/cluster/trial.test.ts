@@ -3,7 +3,7 @@ import { chmod, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import path from 'node:path';
 import type { V1Container, V1Pod, V1PodSpec } from '@kubernetes/client-node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { externalMounts, readMounts, rightsOf } from '../../src/checkpoint/mountinfo.ts';
+import { externalMounts, readMounts, remotePlaces, rightsOf } from '../../src/checkpoint/mountinfo.ts';
 import { membership, PodGroups } from '../../src/cluster/cgroups.ts';
 import { Cri } from '../../src/cluster/cri.ts';
 import { TrialMaker } from '../../src/cluster/trial.ts';
@@ -88,7 +88,7 @@ describe.skipIf(reason !== undefined)(`trial containers on a node${reason === un
 
   const aMaker = async (runtime: string) => {
     const [stateDir, runDir, slotDir] = ['state', 'run', 'agent'].map((name) => path.join(dir, name)) as [string, string, string];
-    const fixed = { exec, clock: systemClock, log: silentLog, cri, nodeInit: await nodeInit(), mounter: MOUNTER };
+    const fixed = { exec, clock: systemClock, log: silentLog, cri, remotePlaces, nodeInit: await nodeInit(), mounter: MOUNTER };
     return TrialMaker.open({ ...fixed, runtime, stateDir, runDir, slotDir });
   };
   const seedOf = async (pod: V1Pod, volumes: readonly HostVolume[]): Promise<Container> => {
@@ -176,7 +176,7 @@ describe.skipIf(reason !== undefined)(`trial containers on a node${reason === un
 
       expect(addresses).toContain('192.0.2.2/24');
       expect(routes.split('\n')).toEqual([expect.stringMatching(/^192\.0\.2\.0\/24 dev eth0/)]);
-      expect(await run(trial, 'nc -w 1 10.89.0.1 6443 </dev/null && echo reached || echo not')).toMatch(/not$/);
+      expect(await run(trial, 'nc -w 1 10.89.0.1 6443 </dev/null 2>/dev/null && echo reached || echo not')).toMatch(/not$/);
       // As the pod's sandbox has it.
       expect(await run(trial, 'cat /proc/sys/net/ipv4/ip_unprivileged_port_start')).toBe('0');
       await maker.remove(trial.uid);

@@ -2,6 +2,7 @@ import { randomInt } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { addressesOf } from '../../../src/checkpoint/addresses.ts';
+import { remotePlaces } from '../../../src/checkpoint/mountinfo.ts';
 import { PodGroups } from '../../../src/cluster/cgroups.ts';
 import { Cri } from '../../../src/cluster/cri.ts';
 import { ClusterHost, type TrialMaker } from '../../../src/cluster/host.ts';
@@ -41,8 +42,8 @@ hostConformance('a Kubernetes node', async () => {
       cluster: Kube.open({ clock: monotonicClock, log: silentLog }, kubeconfig),
       cri,
       trials: noTrials,
-      volumesOf,
-      whyFilled,
+      volumesOf: (pod, container, pid) => volumesOf(pod, container, pid, remotePlaces(pid)),
+      whyFilled: (pod, container, pid) => whyFilled(pod, container, pid, remotePlaces(pid)),
       addressesOf,
       undescribed: () => undefined,
       processesOf: (pid) => groups.processesOf(pid),

@@ -3,7 +3,9 @@ import { join } from 'node:path';
 import { Agent } from '../../../src/agent/agent.ts';
 import type { AgentEvent, InstanceState } from '../../../src/agent/events.ts';
 import { Inventory } from '../../../src/agent/inventory.ts';
+import { SpecReader } from '../../../src/agent/spec-facts.ts';
 import { SpecIndex } from '../../../src/agent/spec-index.ts';
+import { filesAnywhere } from '../../../src/agent/volume-files.ts';
 import { RestoreHelpers } from '../../../src/checkpoint/restore-helpers.ts';
 import { monotonicClock } from '../../../src/lib/clock.ts';
 import { exec, spawnDuplex } from '../../../src/lib/exec.ts';
@@ -52,7 +54,8 @@ export async function anAgent(dir: string, overrides: Partial<ContainerMaker> = 
   const specKey = () => Buffer.alloc(32, 1);
   const tools = { criu: 'criu', helper: 'helper', preload: undefined, criuRunDir: dir, hostRoot: '' };
   const agent = new Agent({
-    ...{ host, store, machine, exec, clock: monotonicClock, log: silentLog, workDir: dir, concurrency: 1, randomProbe: '', specKey },
+    ...{ host, store, machine, exec, clock: monotonicClock, log: silentLog, workDir: dir, concurrency: 1, randomProbe: '' },
+    specs: new SpecReader({ key: specKey, files: filesAnywhere }),
     tools: { ...tools, helpers: new RestoreHelpers({ helper: tools.helper, spares: 0 }) },
     dial: { spawnDuplex, connect: '' },
     largePages: { hold: () => ({ [Symbol.dispose]: () => {} }) },

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { externalMounts, parseMountinfo, rightsOf } from '../../../src/checkpoint/mountinfo.ts';
+import { externalMounts, isRemote, parseMountinfo, rightsOf } from '../../../src/checkpoint/mountinfo.ts';
 
 // Of a container made by crun, shortened.
 const text = `1511 1362 0:80 / / rw,relatime - overlay overlay rw,lowerdir=/,upperdir=/var/lib/rekindle/c/1/fresh/upper,workdir=/var/lib/rekindle/c/1/fresh/work,uuid=on
@@ -46,4 +46,9 @@ test('external are all but the root, /proc and what CRIU makes again below it', 
 test('rights of a mount are the options that forbid something', () => {
   expect(rightsOf({ options: ['nodev', 'noexec', 'nosuid', 'relatime', 'ro'] })).toEqual(['ro', 'nosuid', 'nodev', 'noexec']);
   expect(rightsOf({ options: ['relatime', 'rw'] })).toEqual([]);
+});
+
+test('what is of no filesystem that is known to be here may be a server that does not answer', () => {
+  expect(parseMountinfo(text).filter(isRemote)).toEqual([]);
+  expect(['nfs4', 'cifs', 'ceph', 'fuse', 'fuse.sshfs', '9p', 'something'].every((type) => isRemote({ type }))).toBe(true);
 });

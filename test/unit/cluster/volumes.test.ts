@@ -69,6 +69,31 @@ test('tokens and what a pod is called do not tell two pods apart, configuration 
   ]);
 });
 
+test('what the kubelet did not write for the pod has the name that the pod says, and the part of it, and may be elsewhere', () => {
+  const volumes = [
+    { name: 'claim', persistentVolumeClaim: { claimName: 'models', readOnly: true } },
+    { name: 'export', nfs: { server: 'files', path: '/models' } },
+    { name: 'config', configMap: { name: 'config' } },
+    { name: 'slot', image: { reference: 'slot' } },
+  ];
+  const mounts = [
+    { name: 'claim', mountPath: '/a' },
+    { name: 'claim', mountPath: '/b', subPath: 'part' },
+    { name: 'export', mountPath: '/c' },
+  ];
+  const container = app(...mounts, { name: 'config', mountPath: '/d' }, { name: 'slot', mountPath: '/e' });
+
+  const described = describeVolumes(aPod(container, { volumes }), container).map(({ identity, elsewhere }) => [identity, elsewhere]);
+
+  expect(described).toEqual([
+    ['{"persistentVolumeClaim":{"claimName":"models","readOnly":true}}', true],
+    ['{"persistentVolumeClaim":{"claimName":"models","readOnly":true},"subPath":"part"}', true],
+    ['{"nfs":{"server":"files","path":"/models"}}', true],
+    [undefined, undefined],
+    ['{"image":{"reference":"slot"}}', undefined],
+  ]);
+});
+
 describe('in the container', () => {
   let root: string;
   beforeEach(() => {
@@ -82,10 +107,20 @@ describe('in the container', () => {
     symlinkSync('../../../../../etc', path.join(root, 'out'));
     symlinkSync('loop', path.join(root, 'loop'));
 
-    expect(resolveInside(root, '/var/run/secrets/token')).toBe('/run/secrets/token');
-    expect(resolveInside(root, '/out/passwd')).toBe('/etc/passwd');
-    expect(resolveInside(root, '/loop/x')).toBe('/loop/x');
-    expect(resolveInside(root, '/not/there')).toBe('/not/there');
+    expect(resolveInside(root, '/var/run/secrets/token', [])).toBe('/run/secrets/token');
+    expect(resolveInside(root, '/out/passwd', [])).toBe('/etc/passwd');
+    expect(resolveInside(root, '/loop/x', [])).toBe('/loop/x');
+    expect(resolveInside(root, '/not/there', [])).toBe('/not/there');
+  });
+
+  test('what a server has is not looked at: it may not answer', () => {
+    mkdirSync(path.join(root, 'nfs'));
+    symlinkSync('/etc', path.join(root, 'nfs/link'));
+    symlinkSync('/etc', path.join(root, 'nfsx'));
+
+    expect(resolveInside(root, '/nfs/link/x', ['/nfs'])).toBe('/nfs/link/x');
+    expect(resolveInside(root, '/nfsx/x', ['/nfs'])).toBe('/etc/x');
+    expect(resolveInside(root, '/nfs/link/x', [])).toBe('/etc/x');
   });
 
   test('a volume is said to be where it really is', () => {
@@ -93,7 +128,7 @@ describe('in the container', () => {
     symlinkSync(path.join(root, 'run'), path.join(root, 'link'));
     const container = app({ name: 'scratch', mountPath: path.join(root, 'link/scratch') });
 
-    const [volume] = volumesOf(aPod(container, scratch), container, process.pid);
+    const [volume] = volumesOf(aPod(container, scratch), container, process.pid, []);
 
     expect(volume).toEqual({ at: path.join(root, 'run/scratch'), kind: 'private' });
   });
@@ -106,11 +141,11 @@ describe('in the container', () => {
     );
     const pod = aPod(container, { volumes: [...scratch.volumes, { name: 'config', configMap: { name: 'config' } }] });
 
-    expect(whyFilled(pod, container, process.pid)).toBeUndefined();
+    expect(whyFilled(pod, container, process.pid, [])).toBeUndefined();
     writeFileSync(path.join(root, 'scratch/made-by-init'), '');
 
-    expect(whyFilled(pod, container, process.pid)).toMatch(/^its emptyDir scratch at .*\/scratch already holds files/);
-    expect(whyFilled(pod, container, 2 ** 22 + 1)).toBeUndefined();
+    expect(whyFilled(pod, container, process.pid, [])).toMatch(/^its emptyDir scratch at .*\/scratch already holds files/);
+    expect(whyFilled(pod, container, 2 ** 22 + 1, [])).toBeUndefined();
   });
 
   test("what is in other volumes, and in the slot's own, is no reason", () => {
@@ -121,6 +156,6 @@ describe('in the container', () => {
       { name: 'data', hostPath: { path: '/data' } },
     ];
 
-    expect(whyFilled(aPod(container, { volumes }), container, process.pid)).toBeUndefined();
+    expect(whyFilled(aPod(container, { volumes }), container, process.pid, [])).toBeUndefined();
   });
 });
