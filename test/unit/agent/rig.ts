@@ -7,7 +7,8 @@ import { SpecIndex } from '../../../src/agent/spec-index.ts';
 import { RestoreHelpers } from '../../../src/checkpoint/restore-helpers.ts';
 import { monotonicClock } from '../../../src/lib/clock.ts';
 import { exec, spawnDuplex } from '../../../src/lib/exec.ts';
-import { silentLog } from '../../../src/lib/log.ts';
+
+import { type Log, silentLog } from '../../../src/lib/log.ts';
 import { SlotServer } from '../../../src/slots/slot-server.ts';
 import { parseRekindleFile } from '../../../src/workloads/file.ts';
 import type { Container, ContainerMaker } from '../../../src/workloads/host.ts';
@@ -30,7 +31,7 @@ export function aContainer(facts: Pick<Container, 'uid' | 'pid'> & Partial<Conta
  * An agent of real slots that runs no CRIU: what starts cold never gets ready. `overrides`: what its host does besides finding the containers of the slots
  * that a test starts, or puts into `containers`.
  */
-export async function anAgent(dir: string, overrides: Partial<ContainerMaker> = {}) {
+export async function anAgent(dir: string, overrides: Partial<ContainerMaker> = {}, log: Log = silentLog) {
   const containers = new Map<string, Container>();
   const unused = async () => {
     throw new Error('not in this test');
@@ -52,7 +53,7 @@ export async function anAgent(dir: string, overrides: Partial<ContainerMaker> = 
   const specKey = () => Buffer.alloc(32, 1);
   const tools = { criu: 'criu', helper: 'helper', preload: undefined, criuRunDir: dir, hostRoot: '' };
   const agent = new Agent({
-    ...{ host, store, machine, exec, clock: monotonicClock, log: silentLog, workDir: dir, concurrency: 1, randomProbe: '', specKey },
+    ...{ host, store, machine, exec, clock: monotonicClock, log, workDir: dir, concurrency: 1, randomProbe: '', specKey },
     tools: { ...tools, helpers: new RestoreHelpers({ helper: tools.helper, spares: 0 }) },
     dial: { spawnDuplex, connect: '' },
     largePages: { hold: () => ({ [Symbol.dispose]: () => {} }) },
