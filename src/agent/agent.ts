@@ -343,7 +343,8 @@ export class Agent implements AsyncDisposable {
 
   #say(container: Container, state: InstanceState): void {
     this.#deps.listener({ type: 'instance', uid: container.uid, name: container.name, workload: container.workload.name, state });
-    if (state.at !== 'seed')
+    // Slots of pools have more states, and their own lines.
+    if (state.at !== 'seed' && container.pool === undefined)
       this.#deps.log.info({ slot: container.uid, workload: container.workload.name, ...state }, 'instance changed state');
   }
 }

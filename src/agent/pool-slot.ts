@@ -34,6 +34,7 @@ export class PoolSlot {
   noSuspendBefore = 0;
   readonly #changed: () => void;
   readonly #broken: () => void;
+  readonly #entered: () => void;
   #state: SlotTruth['state'] = 'making';
   #since = performance.now();
   #told: Told = {};
@@ -44,13 +45,24 @@ export class PoolSlot {
   #expected: PromiseWithResolvers<Arrival> | undefined;
   #attached = Promise.withResolvers<void>();
 
-  /** `changed` is called on every change of what {@link truth} says, before anything else happens; `broken` when the slot's connection has. */
-  constructor(options: { uid: string; workload: WorkloadSpec; revision: string; changed: () => void; broken: () => void }) {
+  /**
+   * `changed` is called on every change of what {@link truth} says, before anything else happens; `entered` after it where the state is another; `broken` when
+   * the slot's connection has.
+   */
+  constructor(options: {
+    uid: string;
+    workload: WorkloadSpec;
+    revision: string;
+    changed: () => void;
+    entered: () => void;
+    broken: () => void;
+  }) {
     this.uid = options.uid;
     this.workload = options.workload;
     this.revision = options.revision;
     this.#changed = options.changed;
     this.#broken = options.broken;
+    this.#entered = options.entered;
   }
 
   get state(): SlotTruth['state'] {
@@ -86,10 +98,12 @@ export class PoolSlot {
 
   /** Tells a new state; what is not said is so no more. */
   become(state: SlotTruth['state'], told: Told = {}): void {
-    if (state !== this.#state) this.#since = performance.now();
+    const isOther = state !== this.#state;
+    if (isOther) this.#since = performance.now();
     this.#state = state;
     this.#told = told;
     this.#changed();
+    if (isOther) this.#entered();
   }
 
   /** Tells more about the same state. */

@@ -296,7 +296,13 @@ export class Pool implements Controller {
   }
 
   #newSlot(options: Pick<PoolSlot, 'uid' | 'workload' | 'revision'>): PoolSlot {
-    const slot: PoolSlot = new PoolSlot({ ...options, changed: () => this.#changed(), broken: () => void this.#lookSoon(slot) });
+    const slot: PoolSlot = new PoolSlot({
+      ...options,
+      changed: () => this.#changed(),
+      entered: () =>
+        this.#deps.log.info({ slot: slot.uid, pool: slot.workload.name, state: slot.state, ...slot.told }, 'slot changed state'),
+      broken: () => void this.#lookSoon(slot),
+    });
     return slot;
   }
 

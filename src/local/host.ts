@@ -1,5 +1,5 @@
 import { constants } from 'node:fs';
-import { access, mkdir, readFile, watch } from 'node:fs/promises';
+import { access, mkdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { Clock } from '../lib/clock.ts';
 import { freeText, isOfFullDisk } from '../lib/disk.ts';
@@ -11,6 +11,7 @@ import type { WorkloadSpec } from '../workloads/workload.ts';
 import { AddressPool, parseSubnet } from './addresses.ts';
 import { ContainerBuilder } from './builder.ts';
 import { type Cgroups, findCgroups, removeParents } from './cgroups.ts';
+import { lookUntil } from './exit-watch.ts';
 import { Images } from './images.ts';
 import { LocalNetwork } from './network.ts';
 import { identify, isAlive } from './processes.ts';
@@ -208,27 +209,9 @@ export class LocalHost implements ContainerMaker {
     return outcome;
   }
 
-  async wait(container: Container, signal: AbortSignal): Promise<number> {
+  wait(container: Container, signal: AbortSignal): Promise<number> {
     const { stateDir, clock } = this.#deps;
-    const paths = containerPaths(stateDir, container.uid);
-    const stop = new AbortController();
-    try {
-      // Before the first look, so that no end is missed.
-      const changes = watch(paths.exitDir, { signal: AbortSignal.any([signal, stop.signal]) })[Symbol.asyncIterator]();
-      for (;;) {
-        signal.throwIfAborted();
-        // Nothing more to watch (the container is being removed): look again soon.
-        const changed = changes.next().then(
-          (event) => (event.done ? clock.sleep(50) : undefined),
-          () => clock.sleep(50),
-        );
-        const status = await this.#statusOf(container);
-        if (status !== undefined) return status;
-        await Promise.race([changed, clock.sleep(1_000, stop.signal).catch(() => {})]);
-      }
-    } finally {
-      stop.abort();
-    }
+    return lookUntil(containerPaths(stateDir, container.uid).exitDir, () => this.#statusOf(container), clock, signal);
   }
 
   logFile(container: Container): string {

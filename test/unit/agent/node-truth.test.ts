@@ -59,7 +59,14 @@ describe('a node says of a workload', () => {
 
 describe('a slot of a pool', () => {
   const aSlot = (changed = () => {}) =>
-    new PoolSlot({ uid: 'u', workload: { name: 'web', ...aWorkload().spec }, revision: 'r1', changed, broken: () => {} });
+    new PoolSlot({
+      uid: 'u',
+      workload: { name: 'web', ...aWorkload().spec },
+      revision: 'r1',
+      changed,
+      entered: () => {},
+      broken: () => {},
+    });
 
   test('tells each change at once, and keeps its age while it stays the same', () => {
     let told = 0;

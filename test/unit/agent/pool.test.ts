@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { pino } from 'pino';
 import { expect, onTestFinished, test } from 'vitest';
 import { SUSPENDED_PREFIX } from '../../../src/agent/inventory.ts';
 import { processTree } from '../../../src/checkpoint/process.ts';
@@ -31,22 +32,28 @@ async function stop(pid: number): Promise<void> {
 /** A node whose earlier agent was killed, with the state of one suspended slot. */
 async function aNode(overrides: Parameters<typeof anAgent>[1] = {}) {
   const folder = await aFolder();
+  const lines: { msg: string; slot?: string; pool?: string; state?: string }[] = [];
+  const log = pino({ level: 'info' }, { write: (line: string) => lines.push(JSON.parse(line)) });
   const written: PoolMembership[] = [];
-  const rig = await anAgent(folder.path, {
-    list: async () => [...rig.containers.values()],
-    setPool: async (uid, pool) => {
-      written.push(pool);
-      const container = { ...(rig.containers.get(uid) ?? aContainer({ uid, pid: 1 })), pool };
-      rig.containers.set(uid, container);
-      return container;
+  const rig = await anAgent(
+    folder.path,
+    {
+      list: async () => [...rig.containers.values()],
+      setPool: async (uid, pool) => {
+        written.push(pool);
+        const container = { ...(rig.containers.get(uid) ?? aContainer({ uid, pid: 1 })), pool };
+        rig.containers.set(uid, container);
+        return container;
+      },
+      end: async () => 137,
+      ...overrides,
     },
-    end: async () => 137,
-    ...overrides,
-  });
+    log,
+  );
   const { digest } = await publish(rig.store, { workload: `${SUSPENDED_PREFIX}web` });
   const slot = () => rig.agent.pool.truth()[0];
   return {
-    ...{ rig, written, digest, slot, store: rig.store },
+    ...{ rig, lines, written, digest, slot, store: rig.store },
     adopt: (container: Container) => {
       rig.containers.set(container.uid, container);
       return rig.agent.pool.adopt([container], []);
@@ -104,7 +111,7 @@ test('the state of a slot that started cold instead of being resumed stays', asy
   expect((await node.store.list()).map(({ digest }) => digest)).toEqual([node.digest]);
 });
 
-test('a suspended slot that cannot be started is not removed with its state: it is tried again', async () => {
+test('a suspended slot that cannot be started is not removed with its state: it is tried again, and each change is a line of the log', async () => {
   let tries = 0;
   await using node = await aNode({
     startOver: async (container) => {
@@ -121,5 +128,9 @@ test('a suspended slot that cannot be started is not removed with its state: it 
   await node.rig.agent.pool.do({ name: 'remove', data: { slot: UID, parks: 0, park: false, why: 'failed' } }, never);
 
   expect(node.slot()).toMatchObject({ state: 'suspended', suspended: node.digest, parks: 1 });
+  expect(node.lines.filter(({ msg }) => msg.includes('state'))).toMatchObject([
+    { msg: 'slot changed state', slot: UID, pool: 'web', state: 'failed', error: 'its state is kept, but too much to do' },
+    { msg: 'slot changed state', slot: UID, pool: 'web', state: 'suspended' },
+  ]);
   expect((await node.store.list()).map(({ digest }) => digest)).toEqual([node.digest]);
 });

@@ -9,7 +9,8 @@ import { filesAnywhere } from '../../../src/agent/volume-files.ts';
 import { RestoreHelpers } from '../../../src/checkpoint/restore-helpers.ts';
 import { monotonicClock } from '../../../src/lib/clock.ts';
 import { exec, spawnDuplex } from '../../../src/lib/exec.ts';
-import { silentLog } from '../../../src/lib/log.ts';
+
+import { type Log, silentLog } from '../../../src/lib/log.ts';
 import { SlotServer } from '../../../src/slots/slot-server.ts';
 import { parseRekindleFile } from '../../../src/workloads/file.ts';
 import type { Container, ContainerMaker } from '../../../src/workloads/host.ts';
@@ -32,7 +33,7 @@ export function aContainer(facts: Pick<Container, 'uid' | 'pid'> & Partial<Conta
  * An agent of real slots that runs no CRIU: what starts cold never gets ready. `overrides`: what its host does besides finding the containers of the slots
  * that a test starts, or puts into `containers`.
  */
-export async function anAgent(dir: string, overrides: Partial<ContainerMaker> = {}) {
+export async function anAgent(dir: string, overrides: Partial<ContainerMaker> = {}, log: Log = silentLog) {
   const containers = new Map<string, Container>();
   const unused = async () => {
     throw new Error('not in this test');
@@ -54,7 +55,7 @@ export async function anAgent(dir: string, overrides: Partial<ContainerMaker> = 
   const specKey = () => Buffer.alloc(32, 1);
   const tools = { criu: 'criu', helper: 'helper', preload: undefined, criuRunDir: dir, hostRoot: '' };
   const agent = new Agent({
-    ...{ host, store, machine, exec, clock: monotonicClock, log: silentLog, workDir: dir, concurrency: 1, randomProbe: '' },
+    ...{ host, store, machine, exec, clock: monotonicClock, log, workDir: dir, concurrency: 1, randomProbe: '' },
     specs: new SpecReader({ key: specKey, files: filesAnywhere }),
     tools: { ...tools, helpers: new RestoreHelpers({ helper: tools.helper, spares: 0 }) },
     dial: { spawnDuplex, connect: '' },
