@@ -158,7 +158,7 @@ export async function openAgent<H extends ContainerMaker>(
     inventory,
     view: service.view,
     claimSeed: service.claimSeed ?? (async () => new AsyncDisposableStack()),
-    bring: (digest, coldMs, until) => puller.bring(digest, coldMs, until),
+    bring: puller.bring.bind(puller),
     workDir,
     concurrency: availableParallelism(),
   });
