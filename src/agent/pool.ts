@@ -91,8 +91,8 @@ export class Pool implements Controller {
     return this.#warming.has(keyOf(workload.name, workload.revision)) ? { slot: undefined } : undefined;
   }
 
-  /** A job of the node's queue; resolves when what it asks for is so. */
-  async do(job: Job, signal: AbortSignal): Promise<void> {
+  /** A job of the node's queue; resolves when what it asks for is so. What takes long and can tell tells `progress`, from 0 to 1. */
+  async do(job: Job, signal: AbortSignal, progress?: (part: number) => void): Promise<void> {
     const prompt = AbortSignal.any([signal, this.#leaving.signal]);
     switch (job.name) {
       case 'park':
@@ -100,7 +100,7 @@ export class Pool implements Controller {
       case 'warm':
         return orAborted(this.#warm(job.data), prompt);
       case 'pull':
-        return this.#deps.bring(job.data.digest, Number.POSITIVE_INFINITY, prompt);
+        return this.#deps.bring(job.data.digest, Number.POSITIVE_INFINITY, prompt, progress);
       case 'restore':
         return this.#ifThere(job.data.slot, async (slot) => {
           const { ready } = await this.#starter.wake(slot, job.data, signal);

@@ -38,12 +38,15 @@ const SILENT_MS = 5_000;
 const MAX_IDLE_ATTEMPTS = 5;
 const BACKOFF_MS = 100;
 
+/** Progress is told in so many steps: each may be a call over a network. */
+const PROGRESS_STEPS = 20;
+
 type Source = { readonly node: string; readonly url: string; readonly bytes: number };
 
 /** Fetches snapshots from the nodes that have them, each once however many ask for it. Nothing is visible before all of it was compared. */
 export class Puller implements AsyncDisposable {
   readonly #deps: PullerDeps;
-  readonly #running = new Map<string, Promise<void>>();
+  readonly #running = new Map<string, { readonly done: Promise<void>; readonly listeners: Set<(part: number) => void> }>();
   readonly #http = new HttpAgent({ connections: 8, headersTimeout: SILENT_MS, bodyTimeout: SILENT_MS, connectTimeout: SILENT_MS });
 
   constructor(deps: PullerDeps) {
@@ -57,9 +60,9 @@ export class Puller implements AsyncDisposable {
 
   /**
    * Resolves when the snapshot is here. One that is not comes from the nodes that have it, one after the other, unless a cold start of `coldMs` is expected
-   * to be over sooner. Throws why it is not here: `not_found`, `snapshot_incompatible`, `snapshot_corrupt`, `disk_full`, `agent_unavailable`.
+   * to be over sooner. `progress` hears what part of it has come. Throws why it is not here: `not_found`, `snapshot_incompatible`, `snapshot_corrupt`, `disk_full`, `agent_unavailable`.
    */
-  async bring(digest: string, coldMs: number, signal: AbortSignal): Promise<void> {
+  async bring(digest: string, coldMs: number, signal: AbortSignal, progress?: (part: number) => void): Promise<void> {
     const { inventory, stop } = this.#deps;
     if (inventory.has(digest)) return;
     const sources = this.#sources(digest);
@@ -71,16 +74,17 @@ export class Puller implements AsyncDisposable {
     if (expectedMs > coldMs)
       throw new RekindleError('timeout', `to fetch its snapshot would take longer (${Math.round(expectedMs)} ms) than to start without`);
     const running = this.#running.get(digest) ?? this.#pull(digest, sources, stop);
+    if (progress !== undefined) running.listeners.add(progress);
     // A start does not wait much longer than it would have taken cold; the transfer goes on for the next one.
     const late = Number.isFinite(coldMs) ? AbortSignal.any([signal, AbortSignal.timeout(2 * coldMs)]) : signal;
-    await orAborted(running, late).catch((error: unknown) => {
+    await orAborted(running.done, late).catch((error: unknown) => {
       if (signal.aborted || !late.aborted) throw error;
       throw new RekindleError('timeout', `its snapshot ${digest.slice(0, 12)} did not come within ${2 * coldMs} ms`);
     });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.allSettled(this.#running.values());
+    await Promise.allSettled([...this.#running.values()].map(({ done }) => done));
     await this.#http.destroy();
   }
 
@@ -92,27 +96,32 @@ export class Puller implements AsyncDisposable {
     });
   }
 
-  #pull(digest: string, sources: readonly Source[], signal: AbortSignal): Promise<void> {
+  #pull(digest: string, sources: readonly Source[], signal: AbortSignal) {
     const { changed, inventory } = this.#deps;
-    const pull = this.#fromAny(digest, sources, signal).finally(async () => {
+    const listeners = new Set<(part: number) => void>();
+    const progress = (part: number) => {
+      for (const listener of listeners) listener(part);
+    };
+    const done = this.#fromAny(digest, sources, progress, signal).finally(async () => {
       await inventory.refresh();
       this.#running.delete(digest);
       changed();
     });
     // Whoever asked may be gone.
-    pull.catch(() => undefined);
+    done.catch(() => undefined);
+    const pull = { done, listeners };
     this.#running.set(digest, pull);
     changed();
     return pull;
   }
 
-  async #fromAny(digest: string, sources: readonly Source[], signal: AbortSignal): Promise<void> {
+  async #fromAny(digest: string, sources: readonly Source[], progress: (part: number) => void, signal: AbortSignal): Promise<void> {
     const { log, onPull } = this.#deps;
     let failure: RekindleError | undefined;
     for (const source of sources) {
       const from = performance.now();
       try {
-        const snapshot = await this.#from(digest, source, signal);
+        const snapshot = await this.#from(digest, source, progress, signal);
         void this.#deps.received(snapshot);
         onPull?.('pulled', source.bytes);
         const ms = Math.round(performance.now() - from);
@@ -130,17 +139,26 @@ export class Puller implements AsyncDisposable {
     throw failure ?? new RekindleError('not_found', `the snapshot ${digest} is on no node`);
   }
 
-  async #from(digest: string, { node, url }: Source, signal: AbortSignal): Promise<Snapshot> {
+  async #from(digest: string, { node, url }: Source, progress: (part: number) => void, signal: AbortSignal): Promise<Snapshot> {
     const base = `${url}/snapshots/${digest}`;
     const where = `snapshot ${digest.slice(0, 12)} of node ${node}`;
     const bytes = await this.#manifest(`${base}/manifest`, where, signal);
     if (digestOf(bytes) !== digest) throw new RekindleError('snapshot_corrupt', `${where}: the manifest has another digest`);
-    const misfit = whyIncompatible(parseManifest(bytes, where).class, this.#deps.machine);
+    const manifest = parseManifest(bytes, where);
+    const misfit = whyIncompatible(manifest.class, this.#deps.machine);
     if (misfit !== undefined) throw new RekindleError('snapshot_incompatible', `${where} does not fit this machine: ${misfit}`);
+    let came = 0;
+    let told = 0;
+    const onBytes = (count: number) => {
+      came += count;
+      const step = Math.floor((PROGRESS_STEPS * came) / Math.max(1, manifest.totalBytes));
+      if (step > told) progress(step / PROGRESS_STEPS);
+      told = Math.max(told, step);
+    };
     return this.#deps.store.receive(
       bytes,
       (entry, target, until) =>
-        this.#file(`${base}/files/${entry.path.split('/').map(encodeURIComponent).join('/')}`, { ...entry, where }, target, until),
+        this.#file(`${base}/files/${entry.path.split('/').map(encodeURIComponent).join('/')}`, { ...entry, where, onBytes }, target, until),
       where,
       signal,
     );
@@ -162,7 +180,7 @@ export class Puller implements AsyncDisposable {
   /** Goes on at the byte reached when a connection breaks. */
   async #file(
     url: string,
-    file: { readonly path: string; readonly size: number; readonly where: string },
+    file: { readonly path: string; readonly size: number; readonly where: string; readonly onBytes: (count: number) => void },
     target: FileHandle,
     signal: AbortSignal,
   ): Promise<void> {
@@ -178,6 +196,7 @@ export class Puller implements AsyncDisposable {
             throw new RekindleError('snapshot_corrupt', `${file.where}: ${file.path} is longer than it says`);
           await target.write(chunk, 0, chunk.length, at);
           at += chunk.length;
+          file.onBytes(chunk.length);
         }
         if (at < file.size) throw new RekindleError('agent_unavailable', `${file.where}: ${file.path} ended early`, { retryable: true });
       } catch (error) {

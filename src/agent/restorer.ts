@@ -69,7 +69,7 @@ export class Restorer {
       const onResumed = () => this.#askAhead(container, AbortSignal.any([signal, over.signal]));
       return await restore(tools, {
         onResumed,
-        id: `${container.uid}-${randomBytes(4).toString('hex')}`,
+        id: `${container.uid}-${container.pid}-${randomBytes(4).toString('hex')}`,
         snapshot: { facts: snapshot.manifest, imagesDir: snapshot.imagesDir, filesDir: snapshot.filesDir },
         slot: { pid: container.pid, addresses: container.addresses, connection },
         workDir,

@@ -26,8 +26,8 @@ export type StarterDeps = TargetDeps & {
   readonly clock: Clock;
   readonly log: Log;
   readonly say: (container: Container, state: InstanceState) => void;
-  /** Brings a snapshot here if that will be sooner than a cold start of `coldMs`. Throws why it is not here. */
-  readonly bring: (digest: string, coldMs: number, signal: AbortSignal) => Promise<void>;
+  /** Brings a snapshot here if that will be sooner than a cold start of `coldMs`; `progress` hears what part of it has come. Throws why it is not here. */
+  readonly bring: (digest: string, coldMs: number, signal: AbortSignal, progress?: (part: number) => void) => Promise<void>;
   /** Reads anew from a waiting slot what fits it. */
   readonly learn: (slot: PoolSlot, container: Container) => Promise<void>;
   /** A pool's instance has ended by itself. */

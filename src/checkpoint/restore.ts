@@ -117,8 +117,8 @@ async function tidy(
   ended: Promise<ExecResult>,
 ): Promise<void> {
   const { status } = await ended;
-  // Killed among its last words: a second one finds that all was done, and removes what is left.
-  if (status !== 0) await endRestore(tools, { slotPid: request.slot.pid, journal });
+  // Killed among its last words: a second one finds that all was done, and removes what is left. What that cannot is the next agent's.
+  if (status !== 0) await endRestore(tools, { slotPid: request.slot.pid, journal }).catch(() => undefined);
   // Its slot has ended meanwhile: there are no files of which the journal could still tell.
   if (hasEnded(request.slot.pid)) await rm(journal, { force: true });
   await rm(work, { recursive: true, force: true });
@@ -142,10 +142,12 @@ async function afterFailure(
   work: string,
   result: ExecResult,
 ): Promise<Restored> {
-  const completed =
-    result.status >= 128
-      ? await endRestore(tools, { slotPid: request.slot.pid, journal, connection: descriptorIfOpen(request.slot.connection) })
-      : undefined;
+  if (result.status < 128) throw await failure(result.stderr, work);
+  const { pid: slotPid, connection } = request.slot;
+  const completed = await endRestore(tools, { slotPid, journal, connection: descriptorIfOpen(connection) }).catch((cause: unknown) => {
+    const also = cause instanceof Error ? cause.message : String(cause);
+    throw new RekindleError('restore_failed', `the restore helper was killed, and ${also}`, { cause });
+  });
   if (completed !== undefined) return completed;
   throw await failure(result.stderr, work);
 }
@@ -162,7 +164,7 @@ function descriptorIfOpen(connection: RestoreRequest['slot']['connection']): num
 /**
  * Ends the restore of a helper that was killed. Where the application runs already it is given to the slot and returned; otherwise what was
  * started in the slot is killed, and the slot's files are put back. `cold`: the slot has become its own command among half of the files, so that
- * is killed too, and the container is to be started again. Safe to repeat.
+ * is killed too, and the container is to be started again. Safe to repeat. Throws `restore_failed` when not every file could be put back.
  */
 export async function endRestore(
   tools: Pick<CheckpointTools, 'helper'>,
@@ -171,11 +173,19 @@ export async function endRestore(
   const { slotPid, journal, connection, cold } = restore;
   const args = ['undo', '--pid', String(slotPid), '--journal', journal, ...(cold ? ['--cold'] : [])];
   const result = await runDetached(tools.helper, args, connection).ended;
-  return result.stdout === '' ? undefined : parseRestored(result.stdout);
+  if (result.stdout !== '') return parseRestored(result.stdout);
+  if (result.status === 0) return undefined;
+  const why = wordsOf(result.stderr).join('; ') || 'the slot is gone';
+  throw new RekindleError('restore_failed', `the files of the slot could not be put back: ${why}`);
+}
+
+/** What the helper has said. */
+function wordsOf(said: string): string[] {
+  return said.split('\n').flatMap((line) => (line.startsWith('helper: ') ? [line.slice('helper: '.length)] : []));
 }
 
 async function failure(said: string, work: string): Promise<RekindleError> {
-  const lines = said.split('\n').flatMap((line) => (line.startsWith('helper: ') ? [line.slice('helper: '.length)] : []));
+  const lines = wordsOf(said);
   const rights = lines.find((line) => line.startsWith('rights: '));
   if (rights !== undefined)
     return new RekindleError('rights_exceeded', `the snapshot has more rights than this slot: ${rights.slice('rights: '.length)}`);

@@ -160,7 +160,7 @@ export async function openAgent<H extends ContainerMaker>(
     inventory,
     view: service.view,
     claimSeed: service.claimSeed ?? (async () => new AsyncDisposableStack()),
-    bring: (digest, coldMs, until) => puller.bring(digest, coldMs, until),
+    bring: puller.bring.bind(puller),
     workDir,
     concurrency: availableParallelism(),
   });
@@ -281,7 +281,7 @@ export async function sweep(
   }
   const running = await commandLines();
   const idle = left.names.filter((name) => !running.some((line) => line.includes(join(workDir, name))));
-  await endInterrupted(deps, idle, signal);
+  await endInterrupted({ ...deps, clock: monotonicClock }, idle, signal);
   for (const name of idle) {
     await rm(join(workDir, name), { recursive: true, force: true });
     log.info({ name }, 'leftover of an interrupted restore removed');

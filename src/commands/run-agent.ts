@@ -142,7 +142,7 @@ async function runNode(context: Context, command: AgentCommand & { readonly redi
   const agreeing = runLoop(secret, { log, clock: systemClock, onPass: metrics.passed }, ended.signal);
   const worker = JobWorker.start({
     ...{ node, redis, log, clock: systemClock, ...countJobs(metrics) },
-    process: (job, until) => agent.pool.do(job, until),
+    process: (job, until, progress) => agent.pool.do(job, until, progress),
   });
   started = true;
   say(`agent: node ${node} serves its slots at ${place.says}, and gives snapshots at ${peers.url}`);

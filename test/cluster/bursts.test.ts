@@ -2,7 +2,7 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { exec, mustExec } from '../../src/lib/exec.ts';
 import { CLUSTER, foreign, installed } from './fixture/cluster.ts';
 import { aNamespace, isReady } from './fixture/namespace.ts';
-import { get, nameOf, startOf, untilSnapshots } from './fixture/snapshots.ts';
+import { get, nameOf, startOf, untilEverywhere, untilSnapshots } from './fixture/snapshots.ts';
 import { aDeployment, type DeploymentOptions, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
 
 const space = aNamespace();
@@ -31,7 +31,7 @@ describe('a burst', () => {
   test('of thirty pods is restored on both nodes, each pod with its own name', TIMEOUT, async () => {
     await space.apply(who('burst'));
     await space.untilReady('app=burst', 1, WITHIN_MS);
-    await untilSnapshots(space, 'burst', 1, WITHIN_MS);
+    await untilEverywhere(space, 'burst', WITHIN_MS);
 
     await space.kubectl('scale', 'deployment/burst', '--replicas=31');
     const pods = await space.untilReady('app=burst', 31, WITHIN_MS);
@@ -115,9 +115,8 @@ describe.concurrent('a Deployment', () => {
       const onNode = (n: number, ...command: string[]) => exec(CLUSTER, ['node', String(n), ...command], { timeoutMs: 30_000 });
       await space.apply(who('lost'));
       await space.untilReady('app=lost', 1, WITHIN_MS);
-      const [snapshot] = await untilSnapshots(space, 'lost', 1, WITHIN_MS);
-      const dir = `/var/lib/rekindle/snapshots/${snapshot?.digest}`;
-      await space.until('it on both nodes', async () => (await untilSnapshots(space, 'lost'))[0]?.nodes.length === 2, WITHIN_MS);
+      const { digest } = await untilEverywhere(space, 'lost', WITHIN_MS);
+      const dir = `/var/lib/rekindle/snapshots/${digest}`;
 
       await mustExec(exec, CLUSTER, ['node', '2', 'rm', '-r', dir], { timeoutMs: 30_000 });
       await space.kubectl('scale', 'deployment/lost', '--replicas=7');
@@ -142,7 +141,7 @@ describe.concurrent('a Deployment', () => {
       who('kept'),
     );
     await space.untilReady('app=kept', 1, WITHIN_MS);
-    await untilSnapshots(space, 'kept', 1, WITHIN_MS);
+    await untilEverywhere(space, 'kept', WITHIN_MS);
     await space.kubectl('scale', 'deployment/kept', '--replicas=4');
     const before = await space.untilReady('app=kept', 4, WITHIN_MS);
     const fewest: number[] = [];

@@ -15,7 +15,7 @@ import {
   untilParked,
 } from './fixture/parking.ts';
 import { agentOn, agents, agentsOnlyOn, crash, gatewayAddress, silentApiServer, withoutRedis } from './fixture/roles.ts';
-import { get, nameOf, startOf, untilSnapshots } from './fixture/snapshots.ts';
+import { get, nameOf, startOf, untilEverywhere } from './fixture/snapshots.ts';
 import { aDeployment, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
 
 /** Parts of rekindle, or of Kubernetes, are away: nothing else is tested meanwhile. */
@@ -57,8 +57,7 @@ beforeAll(async () => {
     },
   );
   await space.untilReady('app=who');
-  for (const name of ['who', 'notes'])
-    await space.until(`${name} on both nodes`, async () => (await untilSnapshots(space, name))[0]?.nodes.length === 2);
+  for (const name of ['who', 'notes']) await untilEverywhere(space, name);
   await space.kubectl('scale', 'deployment/who', '--replicas=3');
   await space.untilReady('app=who', 3);
   await untilParked(space, 'notes', 3, 90_000);

@@ -264,9 +264,9 @@ test('a gate of a pod whose description somebody garbled opens at once, and an e
     apiVersion: 'v1',
     kind: 'Pod',
     metadata: {
-      name: 'garbled',
+      name: 'scrambled',
       namespace: space.name,
-      labels: { app: 'garbled', 'rekindle.dev/enabled': 'true' },
+      labels: { app: 'scrambled', 'rekindle.dev/enabled': 'true' },
       annotations: { 'rekindle.dev/workload': '{' },
     },
     // Refused, so that the webhook leaves what somebody wrote.
@@ -279,11 +279,11 @@ test('a gate of a pod whose description somebody garbled opens at once, and an e
 
   await space.apply(pod);
   // The deadline is thirty.
-  const [ready] = await space.untilReady('app=garbled', 1, 20_000);
+  const [ready] = await space.untilReady('app=scrambled', 1, 20_000);
 
   const condition = ready?.status?.conditions?.find(({ type }) => type === 'rekindle.dev/ready');
   expect(condition).toMatchObject({ status: 'True', reason: 'ColdStarted', message: expect.stringContaining('is not JSON') });
-  expect(await space.untilEvent('garbled', 'ColdStarted: ')).toContain('rekindle.dev/workload is not valid');
+  expect(await space.untilEvent('scrambled', 'ColdStarted: ')).toContain('rekindle.dev/workload is not valid');
 });
 
 test('certificate and trust come back when somebody deletes them, without another authority', async () => {

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { APPS, foreign, installed, kubectl } from './fixture/cluster.ts';
 import { aNamespace } from './fixture/namespace.ts';
-import { get, nameOf, startOf, untilSnapshots } from './fixture/snapshots.ts';
+import { get, nameOf, startOf, untilEverywhere, untilSnapshots } from './fixture/snapshots.ts';
 import { aDeployment, type DeploymentOptions, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
 
 const space = aNamespace();
@@ -17,7 +17,7 @@ const who = (name: string, options: Partial<DeploymentOptions> = {}) =>
 /** Scales a Deployment of one out once its pod has become a snapshot. */
 async function scaled(name: string, replicas: number) {
   await space.untilReady(`app=${name}`, 1, WITHIN_MS);
-  await untilSnapshots(space, name, 1, WITHIN_MS);
+  await untilEverywhere(space, name, WITHIN_MS);
   await space.kubectl('scale', `deployment/${name}`, `--replicas=${replicas}`);
   const pods = await space.untilReady(`app=${name}`, replicas, WITHIN_MS);
   return { pods, clones: pods.filter((pod) => RESTORED.test(startOf(pod))) };

@@ -9,7 +9,7 @@ import type { NodeTruth } from '../../../src/queue/truth.ts';
 import type { Snapshot } from '../../../src/snapshots/shelf.ts';
 import { aFolder, aStore, machine, never, publish } from '../snapshots/builders.ts';
 
-test('a snapshot that came from another node is told once, however many asked for it', async () => {
+test('a snapshot that came from another node is told once, however many asked for it and heard how much of it had come', async () => {
   await using folder = await aFolder();
   const [there, here] = [aStore(join(folder.path, 'there')), aStore(join(folder.path, 'here'))];
   const { digest } = await publish(there);
@@ -27,11 +27,17 @@ test('a snapshot that came from another node is told once, however many asked fo
     changed: () => undefined,
     stop: never,
   });
-  const bring = () => puller.bring(digest, Number.POSITIVE_INFINITY, never);
+  const parts: number[][] = [[], [], []];
+  const bring = (i: number) => puller.bring(digest, Number.POSITIVE_INFINITY, never, (part) => parts[i]?.push(part));
 
-  await Promise.all([bring(), bring()]);
-  await bring();
+  await Promise.all([bring(0), bring(1)]);
+  await bring(2);
 
+  // Each who asked while it came has heard of it.
+  expect(parts[0]?.length).toBeGreaterThan(2);
+  expect(parts[0]).toEqual(parts[0]?.toSorted((a, b) => a - b));
+  expect(parts[0]?.at(-1)).toBe(1);
+  expect(parts).toEqual([parts[0], parts[0], []]);
   expect(received.map((one) => one.digest)).toEqual([digest]);
   expect((await here.verify(digest, never)).manifest).toEqual(received[0]?.manifest);
 });
