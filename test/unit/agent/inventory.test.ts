@@ -1,8 +1,9 @@
 import { expect, test } from 'vitest';
 import { Inventory } from '../../../src/agent/inventory.ts';
 import { machineClassOf } from '../../../src/agent/node-truth.ts';
-import type { NodeTruth, SnapshotTruth } from '../../../src/queue/truth.ts';
+import type { SnapshotTruth } from '../../../src/queue/truth.ts';
 import { parseRekindleFile } from '../../../src/workloads/file.ts';
+import { aNodeTruth } from '../../fixtures/truths.ts';
 import { aFolder, aStore, machine, publish } from '../snapshots/builders.ts';
 
 const HASH = 'spec-1';
@@ -41,17 +42,7 @@ function aSnapshot(digest: string, { createdAt }: { createdAt: string }, more: P
 }
 
 function nodesWith(...snapshots: readonly SnapshotTruth[]) {
-  const facts = { name: 'b', agent: 'x', cores: 2, maxInstances: 5, memoryBytes: 1e9, machineClass: machineClassOf(machine) };
-  const said: NodeTruth = {
-    ...facts,
-    peer: 'http://b',
-    leaving: false,
-    trials: 0,
-    pulling: [],
-    phases: [],
-    slots: [],
-    snapshots: [...snapshots],
-  };
+  const said = aNodeTruth({ name: 'b', peer: 'http://b', machineClass: machineClassOf(machine), snapshots: [...snapshots] });
   return new Map([['b', { said, heardAtMs: 0 }]]);
 }
 

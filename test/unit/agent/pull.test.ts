@@ -5,8 +5,8 @@ import { PeerServer } from '../../../src/agent/peer-server.ts';
 import { Puller } from '../../../src/agent/pull.ts';
 import { systemClock } from '../../../src/lib/clock.ts';
 import { silentLog } from '../../../src/lib/log.ts';
-import type { NodeTruth } from '../../../src/queue/truth.ts';
 import type { Snapshot } from '../../../src/snapshots/shelf.ts';
+import { aNodeTruth } from '../../fixtures/truths.ts';
 import { aFolder, aStore, machine, never, publish } from '../snapshots/builders.ts';
 
 test('a snapshot that came from another node is told once, however many asked for it and heard how much of it had come', async () => {
@@ -16,8 +16,7 @@ test('a snapshot that came from another node is told once, however many asked fo
   await using peer = await PeerServer.open({ store: there, log: silentLog, token: () => 'token', listen: '127.0.0.1:0' });
   const theirs = new Inventory({ store: there, machine, now: () => 0 });
   await theirs.refresh();
-  const facts = { name: 'b', agent: 'x', cores: 2, maxInstances: 5, memoryBytes: 1e9, machineClass: 'c', leaving: false, trials: 0 };
-  const said: NodeTruth = { ...facts, peer: peer.url, pulling: [], phases: [], slots: [], snapshots: theirs.truth() };
+  const said = aNodeTruth({ name: 'b', peer: peer.url, snapshots: theirs.truth() });
   const received: Snapshot[] = [];
   await using puller = new Puller({
     ...{ store: here, inventory: new Inventory({ store: here, machine, now: () => 0 }), machine, clock: systemClock, log: silentLog },
