@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { orAborted } from '../lib/abort.ts';
+import { abortedAfter, orAborted } from '../lib/abort.ts';
 import { RekindleError } from '../lib/errors.ts';
 import type { SlotTruth } from '../queue/truth.ts';
 import type { SlotConnection } from '../slots/slot-connection.ts';
@@ -153,7 +153,7 @@ export class PoolSlot {
     this.#expected = expected;
     return async (withinMs, signal) => {
       try {
-        return await orAborted(expected.promise, AbortSignal.any([signal, AbortSignal.timeout(withinMs)]));
+        return await orAborted(expected.promise, AbortSignal.any([signal, abortedAfter(withinMs)]));
       } catch {
         signal.throwIfAborted();
         throw new RekindleError('container_failed', `the slot ${this.name} said nothing within ${withinMs} ms`, { retryable: true });

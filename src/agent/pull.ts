@@ -1,6 +1,6 @@
 import type { FileHandle } from 'node:fs/promises';
 import { Agent as HttpAgent, request } from 'undici';
-import { orAborted } from '../lib/abort.ts';
+import { abortedAfter, orAborted } from '../lib/abort.ts';
 import type { Clock } from '../lib/clock.ts';
 import { type ErrorCode, RekindleError, toRekindleError } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
@@ -76,7 +76,7 @@ export class Puller implements AsyncDisposable {
     const running = this.#running.get(digest) ?? this.#pull(digest, sources, stop);
     if (progress !== undefined) running.listeners.add(progress);
     // A start does not wait much longer than it would have taken cold; the transfer goes on for the next one.
-    const late = Number.isFinite(coldMs) ? AbortSignal.any([signal, AbortSignal.timeout(2 * coldMs)]) : signal;
+    const late = Number.isFinite(coldMs) ? AbortSignal.any([signal, abortedAfter(2 * coldMs)]) : signal;
     await orAborted(running.done, late).catch((error: unknown) => {
       if (signal.aborted || !late.aborted) throw error;
       throw new RekindleError('timeout', `its snapshot ${digest.slice(0, 12)} did not come within ${2 * coldMs} ms`);

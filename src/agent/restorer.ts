@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import type { LargePages } from '../checkpoint/large-pages.ts';
 import { type Restored, type RestoreTools, restore } from '../checkpoint/restore.ts';
-import { orAborted } from '../lib/abort.ts';
+import { abortedAfter, orAborted } from '../lib/abort.ts';
 import type { Clock } from '../lib/clock.ts';
 import { RekindleError } from '../lib/errors.ts';
 import { Semaphore } from '../lib/semaphore.ts';
@@ -125,7 +125,7 @@ export class Restorer {
     const { workload } = container;
     const deadlineMs = workload.restore.deadlineSeconds * 1000;
     const endsAt = clock.now() + deadlineMs;
-    const until = AbortSignal.any([signal, AbortSignal.timeout(deadlineMs)]);
+    const until = AbortSignal.any([signal, abortedAfter(deadlineMs)]);
     try {
       if (workload.restore.identity === 'file') await this.#writeIdentity(container, until);
       await runActions(afterRestoreOf(workload), target, { clock, label: 'after-restore hook' }, until);

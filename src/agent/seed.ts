@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { dump } from '../checkpoint/dump.ts';
 import type { MachineFacts } from '../checkpoint/machine.ts';
 import type { Mount } from '../checkpoint/mountinfo.ts';
+import { abortedAfter } from '../lib/abort.ts';
 import { RekindleError } from '../lib/errors.ts';
 import { runActions } from '../probes/action.ts';
 import { waitReady } from '../probes/probe.ts';
@@ -54,7 +55,7 @@ export async function makeSnapshot(deps: SeedDeps, seed: Seed, onStep: (step: Se
     () => undefined,
   );
   const startDeadline = (): AbortSignal => {
-    deadline = AbortSignal.timeout(seed.container.workload.checkpoint.deadlineSeconds * 1000);
+    deadline = abortedAfter(seed.container.workload.checkpoint.deadlineSeconds * 1000);
     return AbortSignal.any([signal, deadline]);
   };
   try {

@@ -1,6 +1,6 @@
 import type { TSchema } from 'typebox';
 import { Value } from 'typebox/value';
-import { untilAborted } from '../lib/abort.ts';
+import { abortedAfter, untilAborted } from '../lib/abort.ts';
 import type { Clock } from '../lib/clock.ts';
 import { RekindleError } from '../lib/errors.ts';
 import type { ExecOutcome } from '../workloads/host.ts';
@@ -154,7 +154,7 @@ export class Cri implements Disposable {
   ): Promise<ExecOutcome> {
     options.signal.throwIfAborted();
     const watch = new CommandWatch({ clock: this.#clock, processes: options.processes }, command);
-    const late = AbortSignal.timeout(options.timeoutMs);
+    const late = abortedAfter(options.timeoutMs);
     const stop = AbortSignal.any([options.signal, late]);
     const cancel = new AbortController();
     const ended = new AbortController();

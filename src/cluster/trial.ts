@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { untilAborted } from '../lib/abort.ts';
+import { abortedAfter, untilAborted } from '../lib/abort.ts';
 import type { Clock } from '../lib/clock.ts';
 import { RekindleError, toRekindleError } from '../lib/errors.ts';
 import { type Exec, mustExec } from '../lib/exec.ts';
@@ -123,7 +123,7 @@ export class TrialMaker {
     const running = this.#deps
       .exec(this.#deps.mounter, args, { keepBytes: OUTPUT_BYTES, signal: runtime.signal })
       .finally(() => ended.abort());
-    const stop = AbortSignal.any([AbortSignal.timeout(options.timeoutMs), options.signal]);
+    const stop = AbortSignal.any([abortedAfter(options.timeoutMs), options.signal]);
     try {
       if ((await untilAborted(stop, ended.signal)) === stop) {
         // An abort of the runtime is our own doing.

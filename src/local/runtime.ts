@@ -1,6 +1,6 @@
 import { open, readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { untilAborted } from '../lib/abort.ts';
+import { abortedAfter, untilAborted } from '../lib/abort.ts';
 import type { Clock } from '../lib/clock.ts';
 import { RekindleError } from '../lib/errors.ts';
 import { type Exec, mustExec } from '../lib/exec.ts';
@@ -104,7 +104,7 @@ export class Runtime {
     const runtime = new AbortController();
     const running = this.#exec(this.#program, args, { keepBytes: OUTPUT_BYTES, signal: runtime.signal }).finally(() => ended.abort());
     try {
-      const stop = AbortSignal.any([AbortSignal.timeout(options.timeoutMs), options.signal]);
+      const stop = AbortSignal.any([abortedAfter(options.timeoutMs), options.signal]);
       const first = await untilAborted(stop, ended.signal);
       if (first === stop) {
         // An abort of the runtime is our own doing.

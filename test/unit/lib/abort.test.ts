@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { orAborted, untilAborted } from '../../../src/lib/abort.ts';
+import { abortedAfter, orAborted, untilAborted } from '../../../src/lib/abort.ts';
 
 test('what is waited for comes first, or the reason of the abort does', async () => {
   const stop = new AbortController();
@@ -20,4 +20,14 @@ test('the signal that aborts first is told, also one that has', async () => {
 
   expect(await first).toBe(other.signal);
   expect(await untilAborted(one.signal, other.signal)).toBe(other.signal);
+});
+
+test.each([[1.25], [0], [-3], [Number.POSITIVE_INFINITY], [1e12]])('%d milliseconds are a delay', (ms) => {
+  expect(abortedAfter(ms).aborted).toBe(false);
+});
+
+test('what was reckoned with a fraction aborts, with a TimeoutError', async () => {
+  const first = await untilAborted(abortedAfter(20.5), new AbortController().signal);
+
+  expect(first.reason).toMatchObject({ name: 'TimeoutError' });
 });
