@@ -50,7 +50,7 @@ const container = {
   volumeMounts: [{ name: 'own', mountPath: '/own' }],
   livenessProbe: {
     exec: { command: ['sh', '-c', `curl -sf localhost:${PORT}/ >/dev/null && hostname >/own/probed`] },
-    periodSeconds: 2,
+    periodSeconds: 10,
     timeoutSeconds: 10,
     failureThreshold: 5,
   },

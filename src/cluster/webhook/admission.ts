@@ -1,4 +1,4 @@
-import { orAborted } from '../../lib/abort.ts';
+import { abortedAfter, orAborted } from '../../lib/abort.ts';
 import type { Clock } from '../../lib/clock.ts';
 import { RekindleError, toRekindleError } from '../../lib/errors.ts';
 import type { Log } from '../../lib/log.ts';
@@ -28,8 +28,10 @@ export type AdmissionDeps = {
 /** `left`: the pod is no slot; `limited`: it is one, but not all that was asked for. */
 export type OwnerNote = { readonly what: 'left' | 'limited'; readonly message: string };
 
-/** For all that is looked up about one pod. Its makers wait. */
-const LOOK_UP_MS = 1_000;
+/** For what the API server is asked about one pod: rather late than no slot, where it is as busy as a burst makes it. Below `timeoutSeconds` of the webhook's configuration. */
+const LOOK_UP_MS = 4_000;
+/** For what an image runs, which nodes and registries are asked. */
+const IMAGE_MS = 1_000;
 /** Namespaces whose pods are never touched, besides our own. */
 const NEVER = ['kube-system', 'kube-public', 'kube-node-lease'];
 
@@ -85,7 +87,9 @@ export class Admission {
     const { clock, files, minorVersion, log } = this.#deps;
     const stop = new AbortController();
     const signal = AbortSignal.any([outer, stop.signal]);
-    const late = clock.sleep(LOOK_UP_MS, signal).then(() => stop.abort(new RekindleError('timeout', 'this took longer than a second')));
+    const late = clock
+      .sleep(LOOK_UP_MS, signal)
+      .then(() => stop.abort(new RekindleError('timeout', `the API server took longer than ${LOOK_UP_MS / 1_000} s`)));
     late.catch(() => undefined);
     try {
       const [policy, found, surroundings] = await Promise.all([
@@ -118,7 +122,9 @@ export class Admission {
   /** Not to know it is no failure: the injection says what that means. */
   async #image(pod: Pod, signal: AbortSignal): Promise<ImageConfig | undefined> {
     const asked = imageOfInterest(pod);
-    return asked === undefined ? undefined : orAborted(this.#deps.findImage(asked, signal), signal).catch(() => undefined);
+    if (asked === undefined) return undefined;
+    const inTime = AbortSignal.any([signal, abortedAfter(IMAGE_MS)]);
+    return orAborted(this.#deps.findImage(asked, inTime), inTime).catch(() => undefined);
   }
 
   async #surroundings(pod: Pod, namespace: string, signal: AbortSignal): Promise<Surroundings> {

@@ -86,7 +86,7 @@ describe('a pod', () => {
     expect(told).toEqual([expect.stringContaining(`shop left: `)]);
   });
 
-  test('is left as it was when the API server is away, or takes longer than a second', async () => {
+  test('is left as it was when the API server is away, or nobody says within a second what its image runs', async () => {
     cluster.up = false;
     const away = await anAdmission().pod(aRequest(withProperties()), signal());
     cluster.up = true;
