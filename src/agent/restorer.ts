@@ -32,8 +32,10 @@ export type Restorable = {
   readonly manifest: Pick<Manifest, 'stdio' | 'mounts' | 'volumes' | 'addresses'>;
 };
 
-/** How often a restored application is asked whether it answers. */
-const ASK_EVERY_MS = 2;
+/** How often a restored application is asked whether it answers; each command costs the node a process, which it needs for other restores. */
+const ASK_EVERY_MS = { command: 50, other: 2 } as const;
+/** Attempts that a command has until the deadline at least. On a node that is busy with a burst even a ready application's may take longer than its timeout. */
+const COMMAND_ATTEMPTS = 3;
 
 /** Restores into slots, as many at once as the machine has cores, and says when an instance is live. */
 export class Restorer {
@@ -97,7 +99,10 @@ export class Restorer {
     const probe = readinessProbe(container);
     if (probe === undefined) return;
     const target = targetOf(this.#deps, container);
-    await waitReady(probe, target, { clock: this.#deps.clock, everyMs: ASK_EVERY_MS, deadlineMs }, signal);
+    const isCommand = probe.kind === 'command';
+    const timeoutMs = isCommand ? Math.max(probe.timeoutMs, deadlineMs / COMMAND_ATTEMPTS) : probe.timeoutMs;
+    const everyMs = isCommand ? ASK_EVERY_MS.command : ASK_EVERY_MS.other;
+    await waitReady({ ...probe, timeoutMs }, target, { clock: this.#deps.clock, everyMs, deadlineMs }, signal);
   }
 
   /**
