@@ -221,7 +221,8 @@ const FAULTS: Record<string, Fault> = {
   'Redis flushed': { inflict: async (rig) => void redis(rig, 'FLUSHALL'), moments: ALL },
   'Redis silent for 10 s': { inflict: silenceRedis, moments: ['a request waits', 'requests in flight'] },
   'criu killed': { inflict: async (rig) => killCriu(rig), moments: ['restoring'] },
-  'applications killed': { inflict: killApplications, moments: ['requests in flight'] },
+  'applications killed': { inflict: killApplications, moments: ['restoring', 'requests in flight'] },
+  'instances killed that nobody uses': { inflict: killUnused, moments: ['idle'] },
   'parked slots killed': { inflict: killSlots, moments: ['idle', 'a request waits'] },
 };
 
@@ -272,6 +273,11 @@ function read(path: string): string {
 
 async function killApplications(rig: Rig): Promise<void> {
   for (const container of await rig.containers()) for (const pid of applications(container).pids) process.kill(pid, 'SIGKILL');
+}
+
+async function killUnused(rig: Rig): Promise<void> {
+  await rig.burst('web').all;
+  await killApplications(rig);
 }
 
 async function killSlots(rig: Rig): Promise<void> {
