@@ -184,6 +184,24 @@ describe.skipIf(foreign)('the API server', () => {
   });
 });
 
+describe('a role', () => {
+  test('of which every pod is deleted comes back: pods are restored and woken as before', TIMEOUT, async () => {
+    const parked = await untilParked(space, 'notes', 3, 90_000);
+    for (const role of ['agent', 'scaler', 'gateway', 'redis'])
+      await kubectl(['-n', 'rekindle', 'delete', 'pods', '-l', `app.kubernetes.io/name=rekindle-${role}`, '--wait=true'], {
+        timeoutMs: 90_000,
+      });
+    await installed();
+
+    const woken = await space.until('an answer', () => invoke(space, 'notes'), 30_000);
+    const made = await space.until('a restored pod', async () => [await oneMore()].find((pod) => RESTORED.test(startOf(pod))), 60_000);
+
+    expect(parked.map(nameOf)).toContain(woken.host);
+    expect(woken.start).toBe('restore');
+    expect(isReady(made)).toBe(true);
+  });
+});
+
 describe('agent and scaler', () => {
   test('are replaced while clients ask a Service and the gateway: no request is lost', TIMEOUT, async () => {
     // A new connection each time; what fails is written down.
