@@ -306,8 +306,8 @@ export class ClusterHost implements ContainerMaker {
       task,
       uid,
       name,
-      // A pod that parks is asked about again in each of its lives.
-      workload: parks(spec) ? workload : unlessFilled(workload, whyFilled(pod, spec, pid)),
+      // A pod that parks is asked about again in each of its lives; one that was restarted has reason enough to start cold.
+      workload: parks(spec) || status.restarts > 0 ? workload : unlessFilled(workload, whyFilled(pod, spec, pid)),
       pid,
       restarts: status.restarts,
       addresses,

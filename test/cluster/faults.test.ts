@@ -1,8 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { V1Pod } from '@kubernetes/client-node';
 import { beforeAll, describe, expect, test } from 'vitest';
+import { MUTATING_WEBHOOKS, SECRETS } from '../../src/cluster/kinds.ts';
 import { foreign, installed, kubectl } from './fixture/cluster.ts';
-import { aNamespace, isReady } from './fixture/namespace.ts';
+import { aNamespace, isReady, Namespace } from './fixture/namespace.ts';
 import {
   CLIENT,
   identityOf,
@@ -20,6 +21,8 @@ import { aDeployment, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixtur
 
 /** Parts of rekindle, or of Kubernetes, are away: nothing else is tested meanwhile. */
 const space = aNamespace();
+const rekindle = new Namespace('rekindle', {});
+const signal = () => AbortSignal.timeout(10_000);
 const TIMEOUT = { timeout: 240_000 };
 const RESTORED = /^restored in \d+ ms$/;
 const IDLE_SECONDS = 20;
@@ -200,6 +203,24 @@ describe('a role', () => {
     expect(woken.start).toBe('restore');
     expect(isReady(made)).toBe(true);
   });
+});
+
+test('certificate and trust of the webhook come back when somebody deletes them, without another authority', TIMEOUT, async () => {
+  const at = { name: 'rekindle-webhook-tls', namespace: rekindle.name };
+  const bundles = async () =>
+    (await rekindle.kube.get(MUTATING_WEBHOOKS, { name: 'rekindle' }, signal()))?.webhooks?.map(
+      ({ clientConfig }) => clientConfig.caBundle,
+    );
+  const before = { secret: await rekindle.kube.get(SECRETS, at, signal()), bundles: await bundles() };
+
+  await rekindle.kube.remove(SECRETS, at, signal());
+  const forgotten = [{ op: 'remove', path: '/webhooks/0/clientConfig/caBundle' }];
+  await rekindle.kube.patch(MUTATING_WEBHOOKS, { name: 'rekindle' }, forgotten, 'json', signal());
+  const after = await rekindle.until('the Secret', () => rekindle.kube.get(SECRETS, at, signal()));
+  await rekindle.until('the trust', async () => JSON.stringify(await bundles()) === JSON.stringify(before.bundles));
+
+  expect(after.data).toEqual(before.secret?.data);
+  expect(startOf(await oneMore())).toMatch(RESTORED);
 });
 
 describe('agent and scaler', () => {

@@ -1,19 +1,16 @@
 import { randomUUID } from 'node:crypto';
 import type { V1Pod } from '@kubernetes/client-node';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { MUTATING_WEBHOOKS, SECRETS } from '../../src/cluster/kinds.ts';
 import { inject } from '../../src/cluster/webhook/inject.ts';
 import { NO_SURROUNDINGS } from '../../src/cluster/webhook/on-demand.ts';
 import { parsePolicyProperties } from '../../src/workloads/configmap.ts';
 import { parseDescription } from '../../src/workloads/description.ts';
 import { APPS, foreign, installed, kubectl } from './fixture/cluster.ts';
 import { openInjector } from './fixture/injector.ts';
-import { aNamespace, Namespace } from './fixture/namespace.ts';
+import { aNamespace } from './fixture/namespace.ts';
 import { aDeployment, PORT, talkProperties } from './fixture/workloads.ts';
 
 const space = aNamespace({ 'pod-security.kubernetes.io/warn': 'restricted' });
-const rekindle = new Namespace('rekindle', {});
-const signal = () => AbortSignal.timeout(10_000);
 const SLEEP = ['sleep', '3600'];
 
 beforeAll(() => installed());
@@ -284,23 +281,4 @@ test('a gate of a pod whose description somebody garbled opens at once, and an e
   const condition = ready?.status?.conditions?.find(({ type }) => type === 'rekindle.dev/ready');
   expect(condition).toMatchObject({ status: 'True', reason: 'ColdStarted', message: expect.stringContaining('is not JSON') });
   expect(await space.untilEvent('scrambled', 'ColdStarted: ')).toContain('rekindle.dev/workload is not valid');
-});
-
-test('certificate and trust come back when somebody deletes them, without another authority', async () => {
-  const at = { name: 'rekindle-webhook-tls', namespace: rekindle.name };
-  const bundles = async () =>
-    (await rekindle.kube.get(MUTATING_WEBHOOKS, { name: 'rekindle' }, signal()))?.webhooks?.map(
-      ({ clientConfig }) => clientConfig.caBundle,
-    );
-  const before = { secret: await rekindle.kube.get(SECRETS, at, signal()), bundles: await bundles() };
-
-  await rekindle.kube.remove(SECRETS, at, signal());
-  const forgotten = [{ op: 'remove', path: '/webhooks/0/clientConfig/caBundle' }];
-  await rekindle.kube.patch(MUTATING_WEBHOOKS, { name: 'rekindle' }, forgotten, 'json', signal());
-  const after = await rekindle.until('the Secret', () => rekindle.kube.get(SECRETS, at, signal()));
-  await rekindle.until('the trust', async () => JSON.stringify(await bundles()) === JSON.stringify(before.bundles));
-
-  expect(after.data).toEqual(before.secret?.data);
-  await space.apply(aDeployment({ name: 'after', command: SLEEP }));
-  expect(appOf(await podOf('after'))?.command).toEqual(['/rekindle/slot', ...SLEEP]);
 });
