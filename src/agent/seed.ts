@@ -21,6 +21,8 @@ const MAX_READINESS_MS = 24 * 3_600_000;
 
 export type SeedDeps = TrialDeps & RestorerDeps & { readonly store: SnapshotStore; readonly machine: MachineFacts };
 
+const LEAVING_LOOK_MS = 200;
+
 export type Seed = {
   readonly container: Container;
   readonly specHash: string;
@@ -54,6 +56,10 @@ export async function makeSnapshot(deps: SeedDeps, seed: Seed, onStep: (step: Se
     (status) => watch.abort(new RekindleError('container_failed', `the container ended with ${status} before a snapshot of it was made`)),
     () => undefined,
   );
+  void untilLeaving(deps, seed.container, AbortSignal.any([signal, watch.signal])).then(
+    () => watch.abort(new RekindleError('container_failed', 'the container is being removed before a snapshot of it was made')),
+    () => undefined,
+  );
   const startDeadline = (): AbortSignal => {
     deadline = abortedAfter(seed.container.workload.checkpoint.deadlineSeconds * 1000);
     return AbortSignal.any([signal, deadline]);
@@ -67,6 +73,12 @@ export async function makeSnapshot(deps: SeedDeps, seed: Seed, onStep: (step: Se
   } finally {
     watch.abort();
   }
+}
+
+/** Whoever comes in its place is to be the seed, and may be there before it has ended. */
+async function untilLeaving({ host, clock }: SeedDeps, { uid }: Container, signal: AbortSignal): Promise<void> {
+  do await clock.sleep(LEAVING_LOOK_MS, signal);
+  while (!(await host.isLeaving(uid)));
 }
 
 /** `signal` ends with the seed too; once the dump is there the seed is no longer needed, and `startDeadline` gives what counts from then on. */

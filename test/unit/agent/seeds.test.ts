@@ -47,7 +47,10 @@ async function someSeeds(dir: string, status: number, leaving = false) {
     find: async () => undefined,
     isLeaving: async () => leaving,
     list: async () => [],
-    exec: async () => ({ status, output: 'no' }),
+    exec: async () => {
+      await new Promise(setImmediate);
+      return { status, output: 'no' };
+    },
     wait: (_container, signal) =>
       new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason), { once: true })),
     logFile: () => '',
@@ -100,9 +103,9 @@ test('one that somebody ended while it warmed up does not keep the next from bei
   await using folder = await aFolder();
   const { seeds } = await someSeeds(folder.path, 1, true);
 
-  const outcome = await make(seeds, aContainer(', readiness: { command: check, failureThreshold: 2 }'));
+  const outcome = await make(seeds, aContainer(', readiness: { command: check, failureThreshold: 1000 }'));
 
-  expect(outcome).toMatchObject({ code: 'not_ready' });
+  expect(outcome).toMatchObject({ code: 'container_failed', reason: expect.stringContaining('is being removed') });
   expect(seeds.refusal(HASH)).toBeUndefined();
 });
 
