@@ -1,7 +1,7 @@
 // How soon pods of a real Kubernetes are Ready and answer: restored, beside empty pods and cold starts; autoscaling, waking from zero, and what parked pods cost.
 import { parseArgs } from 'node:util';
 import { bringUp, foreign, installed, isUp, stateOf, takeDown } from '../../test/cluster/fixture/cluster.ts';
-import { machineFacts } from '../lib/machine.ts';
+import { machineFacts, tidyMemory } from '../lib/machine.ts';
 import { Report } from '../lib/report.ts';
 import { firstAnswers, prepareAnswers, tightAnswers } from './answers.ts';
 import { policy, QUICK } from './applications.ts';
@@ -36,6 +36,7 @@ const ranBefore = foreign || (await isUp());
 if (!options['as-is']) await bringUp((line) => report.say(line));
 try {
   await installed();
+  await tidyMemory();
   await using stage = await Stage.open();
   // What is ended early leaves nothing behind either.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stage.space.remove().finally(() => process.exit(1)));

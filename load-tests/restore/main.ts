@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { TestEngine } from '../../test/fixtures/engine.ts';
-import { machineFacts } from '../lib/machine.ts';
+import { machineFacts, tidyMemory } from '../lib/machine.ts';
 import { barPlot, type Panel } from '../lib/plot.ts';
 import { Report } from '../lib/report.ts';
 import { median, summarize } from '../lib/stats.ts';
@@ -54,6 +54,7 @@ try {
       if (found === undefined) throw new Error(`${sample.name} has no snapshot`);
       return found;
     };
+    await tidyMemory();
     await using stack = new AsyncDisposableStack();
     const rekindle = stack.use(new Rekindle({ engine, sample }));
     const bare = stack.use(new BareCriu({ dir: own, sample, tools, largePages: large, slotDir: engine.engine.host.slotDir, snapshot }));
