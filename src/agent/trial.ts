@@ -33,6 +33,17 @@ export function isTried({ checkpoint }: Pick<WorkloadSpec, 'checkpoint'>): boole
  * `random_shared`. Nothing of the slots remains.
  */
 export async function tryRestore(deps: TrialDeps, seed: Container, snapshot: Restorable, signal: AbortSignal): Promise<string[]> {
+  try {
+    return await tryClones(deps, seed, snapshot, signal);
+  } catch (error) {
+    // A restore that did not come about may have been the machine's fault; without a snapshot all that follow start cold. The second time counts.
+    const chance = error instanceof RekindleError && error.cause instanceof RekindleError && error.cause.code === 'restore_failed';
+    if (signal.aborted || !chance) throw error;
+    return tryClones(deps, seed, snapshot, signal);
+  }
+}
+
+async function tryClones(deps: TrialDeps, seed: Container, snapshot: Restorable, signal: AbortSignal): Promise<string[]> {
   const { workload } = seed;
   // An application that is ready only with its network is tried by its first real restore; its clones are still compared.
   const readiness = workload.checkpoint.verify === 'trial';

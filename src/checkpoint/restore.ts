@@ -6,7 +6,7 @@ import { RekindleError } from '../lib/errors.ts';
 import { type ExecResult, runDetached } from '../lib/exec.ts';
 import { addressesOf, rewriteAddresses } from './addresses.ts';
 import { RESTORE_ARGUMENTS, restoreRequest } from './criu.ts';
-import { explainLogFile, failureText } from './criu-log.ts';
+import { explainLog, explainLogFile, failureText } from './criu-log.ts';
 import type { DumpFacts } from './dump.ts';
 import { readMounts, rightsOf } from './mountinfo.ts';
 import type { RestoreHelpers } from './restore-helpers.ts';
@@ -190,7 +190,10 @@ async function failure(said: string, work: string): Promise<RekindleError> {
   if (rights !== undefined)
     return new RekindleError('rights_exceeded', `the snapshot has more rights than this slot: ${rights.slice('rights: '.length)}`);
   if (lines.length > 0 && lines.every((line) => line.startsWith('criu ended'))) {
-    return new RekindleError('restore_failed', failureText(await explainLogFile(join(work, 'restore.log'))));
+    // What happened beside criu (it was killed, the rights could not be looked at) stands in what it and its parent wrote.
+    const beside = await readFile(join(work, 'criu.out'), 'utf8').catch(() => '');
+    const explained = beside.includes('helper: ') ? explainLog(beside) : await explainLogFile(join(work, 'restore.log'));
+    return new RekindleError('restore_failed', `${failureText(explained)}; ${lines.join('; ')}`);
   }
   return new RekindleError('restore_failed', lines.join('; ') || 'the restore helper was killed', { retryable: true });
 }

@@ -102,3 +102,10 @@ test('a log without an error, or none at all, is no riddle', () => {
   expect(explainLog(harmless)).toEqual({ line: 'nothing about it in its log: it was killed', means: undefined, kind: 'unknown' });
   expect(explainLog('(00.01) last words\n').line).toBe('(00.01) last words');
 });
+
+test('that the helper of a criu which has gone lost its connection is no reason', () => {
+  const log = 'Error (criu/cgroup.c:2055): cg: cgroupd: recv req error: No such file or directory\n';
+
+  expect(failureText(explainLog(log))).toContain('it was killed');
+  expect(failureText(explainLog(`helper: criu was killed by signal 9\n${log}`))).toContain('criu was killed by signal 9');
+});
