@@ -3,7 +3,7 @@ import { exec, mustExec } from '../../src/lib/exec.ts';
 import { CLUSTER, foreign, installed } from './fixture/cluster.ts';
 import { aNamespace, isReady } from './fixture/namespace.ts';
 import { get, nameOf, startOf, untilEverywhere, untilSnapshots } from './fixture/snapshots.ts';
-import { aDeployment, type DeploymentOptions, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
+import { aDeployment, type DeploymentOptions, newEnvironment, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
 
 const space = aNamespace();
 const other = aNamespace();
@@ -18,7 +18,7 @@ const who = (name: string, options: Partial<DeploymentOptions> = {}) =>
     command: WHO_COMMAND,
     properties: 'patient',
     ...options,
-    container: { readinessProbe: { httpGet: { path: '/', port: PORT }, periodSeconds: 5 }, ...options.container },
+    container: { readinessProbe: { httpGet: { path: '/', port: PORT }, periodSeconds: 5 }, env: newEnvironment(), ...options.container },
   });
 const ask = async (pod: Parameters<typeof get>[1]) => JSON.parse(await get(space, pod)) as Who;
 
@@ -91,7 +91,8 @@ describe.concurrent('a Deployment', () => {
   });
 
   test('that is the same as one of another namespace is not restored from its snapshot, whatever its pods say', TIMEOUT, async () => {
-    await space.apply(who('same'));
+    const container = { env: newEnvironment() };
+    await space.apply(who('same', { container }));
     const [mine] = await space.untilReady('app=same', 1, WITHIN_MS);
     await untilSnapshots(space, 'same', 1, WITHIN_MS);
     const { born } = await ask(mine ?? {});
@@ -99,7 +100,7 @@ describe.concurrent('a Deployment', () => {
     const annotations = {
       'rekindle.dev/workload': mine?.metadata?.annotations?.['rekindle.dev/workload']?.replaceAll(other.name, space.name) ?? '',
     };
-    await other.apply(who('same', { annotations }));
+    await other.apply(who('same', { annotations, container }));
     const [theirs] = await other.untilReady('app=same', 1, WITHIN_MS);
     const said = JSON.parse(await get(other, theirs ?? {})) as Who;
 

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { APPS, foreign, installed, kubectl } from './fixture/cluster.ts';
 import { aNamespace } from './fixture/namespace.ts';
 import { get, nameOf, startOf, untilEverywhere, untilSnapshots } from './fixture/snapshots.ts';
-import { aDeployment, type DeploymentOptions, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
+import { aDeployment, type DeploymentOptions, newEnvironment, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
 
 const space = aNamespace();
 const WITHIN_MS = 120_000;
@@ -12,7 +12,13 @@ const asks = (path: string) => ({ readinessProbe: { httpGet: { path, port: PORT 
 /** Of a machine that other tests, or a hypervisor, keep busy no more is asked than that it gets there. */
 const PATIENT = ['cr.restore.deadlineSeconds=90', 'cr.checkpoint.deadlineSeconds=300'];
 const who = (name: string, options: Partial<DeploymentOptions> = {}) =>
-  aDeployment({ name, command: WHO_COMMAND, properties: 'patient', ...options, container: { ...asks('/'), ...options.container } });
+  aDeployment({
+    name,
+    command: WHO_COMMAND,
+    properties: 'patient',
+    ...options,
+    container: { ...asks('/'), env: newEnvironment(), ...options.container },
+  });
 
 /** Scales a Deployment of one out once its pod has become a snapshot. */
 async function scaled(name: string, replicas: number) {
@@ -48,7 +54,7 @@ describe.concurrent('with a label and a ConfigMap, all pods but the first are re
   ];
 
   test.each(applications)('$name', TIMEOUT, async ({ path, random, ...application }) => {
-    await space.apply(aDeployment({ ...application, properties: 'patient', container: asks(path) }));
+    await space.apply(aDeployment({ ...application, properties: 'patient', container: { ...asks(path), env: newEnvironment() } }));
 
     const { pods, clones } = await scaled(application.name, 3);
     const answers = await Promise.all(pods.map((pod) => get(space, pod, random)));
@@ -81,7 +87,7 @@ describe.concurrent('a pod', () => {
   test('whose policy says `identity: file` is restored, and finds its own values in the file', TIMEOUT, async () => {
     await space.apply(
       propertiesOf('identity', [...PATIENT, 'cr.restore.identity=file']),
-      who('identity', { properties: 'identity', container: { env: [podName] } }),
+      who('identity', { properties: 'identity', container: { env: [...newEnvironment(), podName] } }),
     );
 
     const { clones } = await scaled('identity', 2);
