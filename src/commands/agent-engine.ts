@@ -29,7 +29,7 @@ import type { NodeTruth, View } from '../queue/truth.ts';
 import { SlotServer, type SlotServerOptions } from '../slots/slot-server.ts';
 import type { SnapshotStore } from '../snapshots/store.ts';
 import type { Container, ContainerMaker } from '../workloads/host.ts';
-import { agentFile, keepAgentFile } from './agent-file.ts';
+import { type AgentFileKeeper, agentFile, keepAgentFile } from './agent-file.ts';
 
 /** What makes a machine's agent a node of a service; without it, it is alone. */
 export type ServiceSide = {
@@ -56,6 +56,8 @@ export type AgentEngine<H extends ContainerMaker> = AsyncDisposable & {
   readonly told: NodeTruthDeps;
   /** `changed` is called whenever something that is told has changed, before anything is written or logged. */
   readonly onChange: (changed: () => void) => void;
+  /** Resolves when what has happened so far can be read by other processes (agent-file.ts). */
+  readonly written: () => Promise<void>;
 };
 
 /** Per core: for the first of a burst. They are small. */
@@ -165,7 +167,7 @@ export async function openAgent<H extends ContainerMaker>(
     concurrency: availableParallelism(),
   });
   let mergingLoop: Loop | undefined;
-  let keep: AgentListener | undefined;
+  let keep: AgentFileKeeper | undefined;
   // Disposed here when something fails from now on, else by whoever gets the engine.
   await using undo = new AsyncDisposableStack();
   undo.use(helpers);
@@ -231,6 +233,7 @@ export async function openAgent<H extends ContainerMaker>(
     onChange: (callback) => {
       changed = callback;
     },
+    written: async () => keep?.written(),
     [Symbol.asyncDispose]: () => stack.disposeAsync(),
   };
 }

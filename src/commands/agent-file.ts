@@ -20,11 +20,14 @@ export async function readAgentFile(path: string): Promise<AgentFile | undefined
   return text === undefined ? undefined : JSON.parse(text);
 }
 
+/** `written` resolves when the file says all that has been told so far. */
+export type AgentFileKeeper = AgentListener & { readonly written: () => Promise<void> };
+
 /**
  * A listener that keeps the file, beginning with what an earlier agent said about those instances that live on (`uids`). A file that cannot be
  * written loses nothing that matters.
  */
-export async function keepAgentFile(path: string, uids: readonly string[]): Promise<AgentListener> {
+export async function keepAgentFile(path: string, uids: readonly string[]): Promise<AgentFileKeeper> {
   const last = new Map<string, AgentFile['events'][number]>();
   let changed = false;
   let writing: Promise<void> | undefined;
@@ -63,7 +66,8 @@ export async function keepAgentFile(path: string, uids: readonly string[]): Prom
   }
   // The process id is news too.
   await write();
-  return (event) => remember({ ...event, atMs: systemClock.now() });
+  const listen: AgentListener = (event) => remember({ ...event, atMs: systemClock.now() });
+  return Object.assign(listen, { written: async () => writing });
 }
 
 /** What an event means once the agent that said it has gone: a snapshot that was in the making was dropped. */

@@ -69,7 +69,10 @@ export async function startAll(served: Served, workload: WorkloadSpec, count: nu
       if (count > 1) say(`starting ${i + 1} of ${count} …`);
       containers.push(await served.host.create(workload, { signal }));
     }
-    return await Promise.all(containers.map(settle));
+    const instances = await Promise.all(containers.map(settle));
+    // Whatever becomes of this process, the next one knows how they started.
+    await served.own?.written();
+    return instances;
   } catch (error) {
     await Promise.all(containers.map(({ uid }) => served.host.remove(uid)));
     throw error;

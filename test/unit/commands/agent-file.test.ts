@@ -45,6 +45,17 @@ test('it holds the process that writes it at once, and the last state of each in
   await until('the file to hold all', async () => JSON.stringify(await states()) === '{"one":"live","two":"cold"}');
 });
 
+test('once written is awaited it says all that was told, also what was told while it was being written', async () => {
+  const keep = await keepAgentFile(path, []);
+
+  keep(instance('one', { at: 'restoring', snapshot: 'd1' }));
+  await new Promise(setImmediate);
+  keep(instance('one', LIVE));
+  await keep.written();
+
+  expect(await states()).toEqual({ one: 'live' });
+});
+
 test('the next agent goes on with what it said of instances that live, and a seed of the last one is only cold', async () => {
   const first = await keepAgentFile(path, []);
   for (const uid of ['live', 'gone']) first(instance(uid, LIVE));
