@@ -3,7 +3,7 @@ import { exec, mustExec } from '../../src/lib/exec.ts';
 import { CLUSTER, foreign, installed } from './fixture/cluster.ts';
 import { aNamespace, isReady } from './fixture/namespace.ts';
 import { get, nameOf, startOf, untilEverywhere, untilSnapshots } from './fixture/snapshots.ts';
-import { aDeployment, type DeploymentOptions, newEnvironment, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
+import { aWho, newEnvironment, PATIENT, propertiesOf, type Who } from './fixture/workloads.ts';
 
 const space = aNamespace();
 const other = aNamespace();
@@ -11,15 +11,6 @@ const WITHIN_MS = 120_000;
 const TIMEOUT = { timeout: 3 * WITHIN_MS };
 const RESTORED = /^restored in \d+ ms$/;
 const SEED = /first of its kind/;
-const PATIENT = ['cr.restore.deadlineSeconds=90', 'cr.checkpoint.deadlineSeconds=300'];
-const who = (name: string, options: Partial<DeploymentOptions> = {}) =>
-  aDeployment({
-    name,
-    command: WHO_COMMAND,
-    properties: 'patient',
-    ...options,
-    container: { readinessProbe: { httpGet: { path: '/', port: PORT }, periodSeconds: 5 }, env: newEnvironment(), ...options.container },
-  });
 const ask = async (pod: Parameters<typeof get>[1]) => JSON.parse(await get(space, pod)) as Who;
 
 beforeAll(async () => {
@@ -29,7 +20,7 @@ beforeAll(async () => {
 
 describe('a burst', () => {
   test('of thirty pods is restored on both nodes, each pod with its own name', TIMEOUT, async () => {
-    await space.apply(who('burst'));
+    await space.apply(aWho('burst'));
     await space.untilReady('app=burst', 1, WITHIN_MS);
     await untilEverywhere(space, 'burst', WITHIN_MS);
 
@@ -68,7 +59,7 @@ describe('a burst', () => {
 
 describe.concurrent('a Deployment', () => {
   test('whose seed is deleted while it warms up has its next pod as the seed', TIMEOUT, async () => {
-    await space.apply(propertiesOf('slow', [...PATIENT, 'cr.container.warmup=sleep 8']), who('early', { properties: 'slow' }));
+    await space.apply(propertiesOf('slow', [...PATIENT, 'cr.container.warmup=sleep 8']), aWho('early', { properties: 'slow' }));
     const first = await space.until('the seed', async () => (await space.podsOf('app=early'))[0], WITHIN_MS);
     await space.until(
       'the warm-up',
@@ -92,7 +83,7 @@ describe.concurrent('a Deployment', () => {
 
   test('that is the same as one of another namespace is not restored from its snapshot, whatever its pods say', TIMEOUT, async () => {
     const container = { env: newEnvironment() };
-    await space.apply(who('same', { container }));
+    await space.apply(aWho('same', { container }));
     const [mine] = await space.untilReady('app=same', 1, WITHIN_MS);
     await untilSnapshots(space, 'same', 1, WITHIN_MS);
     const { born } = await ask(mine ?? {});
@@ -100,7 +91,7 @@ describe.concurrent('a Deployment', () => {
     const annotations = {
       'rekindle.dev/workload': mine?.metadata?.annotations?.['rekindle.dev/workload']?.replaceAll(other.name, space.name) ?? '',
     };
-    await other.apply(who('same', { annotations, container }));
+    await other.apply(aWho('same', { annotations, container }));
     const [theirs] = await other.untilReady('app=same', 1, WITHIN_MS);
     const said = JSON.parse(await get(other, theirs ?? {})) as Who;
 
@@ -114,7 +105,7 @@ describe.concurrent('a Deployment', () => {
     TIMEOUT,
     async () => {
       const onNode = (n: number, ...command: string[]) => exec(CLUSTER, ['node', String(n), ...command], { timeoutMs: 30_000 });
-      await space.apply(who('lost'));
+      await space.apply(aWho('lost'));
       await space.untilReady('app=lost', 1, WITHIN_MS);
       const { digest } = await untilEverywhere(space, 'lost', WITHIN_MS);
       const dir = `/var/lib/rekindle/snapshots/${digest}`;
@@ -139,7 +130,7 @@ describe.concurrent('a Deployment', () => {
         metadata: { name: 'kept' },
         spec: { minAvailable: 3, selector: { matchLabels: { app: 'kept' } } },
       },
-      who('kept'),
+      aWho('kept'),
     );
     await space.untilReady('app=kept', 1, WITHIN_MS);
     await untilEverywhere(space, 'kept', WITHIN_MS);

@@ -17,7 +17,7 @@ import {
 } from './fixture/parking.ts';
 import { agentOn, agents, agentsOnlyOn, crash, gatewayAddress, silentApiServer, withoutRedis } from './fixture/roles.ts';
 import { get, nameOf, startOf, untilEverywhere } from './fixture/snapshots.ts';
-import { aDeployment, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
+import { aDeployment, PATIENT, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
 
 /** Parts of rekindle, or of Kubernetes, are away: nothing else is tested meanwhile. */
 const space = aNamespace();
@@ -48,7 +48,7 @@ beforeAll(async () => {
   await installed();
   await space.apply(
     CLIENT,
-    propertiesOf('patient', ['cr.restore.deadlineSeconds=90', 'cr.checkpoint.deadlineSeconds=300']),
+    propertiesOf('patient', PATIENT),
     who('who'),
     parkingProperties('notes', IDLE_SECONDS),
     parking('notes', { replicas: 3 }),

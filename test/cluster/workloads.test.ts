@@ -2,23 +2,12 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { APPS, foreign, installed, kubectl } from './fixture/cluster.ts';
 import { aNamespace } from './fixture/namespace.ts';
 import { get, nameOf, startOf, untilEverywhere, untilSnapshots } from './fixture/snapshots.ts';
-import { aDeployment, type DeploymentOptions, newEnvironment, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
+import { aDeployment, asks, aWho, type DeploymentOptions, newEnvironment, PATIENT, propertiesOf, type Who } from './fixture/workloads.ts';
 
 const space = aNamespace();
 const WITHIN_MS = 120_000;
 const TIMEOUT = { timeout: 3 * WITHIN_MS };
 const RESTORED = /^restored in \d+ ms$/;
-const asks = (path: string) => ({ readinessProbe: { httpGet: { path, port: PORT }, periodSeconds: 5 } });
-/** Of a machine that other tests, or a hypervisor, keep busy no more is asked than that it gets there. */
-const PATIENT = ['cr.restore.deadlineSeconds=90', 'cr.checkpoint.deadlineSeconds=300'];
-const who = (name: string, options: Partial<DeploymentOptions> = {}) =>
-  aDeployment({
-    name,
-    command: WHO_COMMAND,
-    properties: 'patient',
-    ...options,
-    container: { ...asks('/'), env: newEnvironment(), ...options.container },
-  });
 
 /** Scales a Deployment of one out once its pod has become a snapshot. */
 async function scaled(name: string, replicas: number) {
@@ -74,7 +63,7 @@ describe.concurrent('a pod', () => {
   const podName = { name: 'POD_NAME', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } };
 
   test('whose environment names the pod starts cold, and an event says so', TIMEOUT, async () => {
-    await space.apply(who('named', { replicas: 2, container: { env: [podName] } }));
+    await space.apply(aWho('named', { replicas: 2, container: { env: [podName] } }));
 
     const pods = await space.untilReady('app=named', 2, WITHIN_MS);
 
@@ -87,7 +76,7 @@ describe.concurrent('a pod', () => {
   test('whose policy says `identity: file` is restored, and finds its own values in the file', TIMEOUT, async () => {
     await space.apply(
       propertiesOf('identity', [...PATIENT, 'cr.restore.identity=file']),
-      who('identity', { properties: 'identity', container: { env: [...newEnvironment(), podName] } }),
+      aWho('identity', { properties: 'identity', container: { env: [...newEnvironment(), podName] } }),
     );
 
     const { clones } = await scaled('identity', 2);
@@ -101,7 +90,7 @@ describe.concurrent('a pod', () => {
     const data = { name: 'data', mountPath: '/data' };
     const init = { name: 'fill', image: APPS, command: ['sh', '-c', 'date >/data/at'], volumeMounts: [data] };
     await space.apply(
-      who('filled', {
+      aWho('filled', {
         replicas: 2,
         container: { volumeMounts: [data] },
         pod: { initContainers: [init], volumes: [{ name: 'data', emptyDir: {} }] },
@@ -158,9 +147,9 @@ describe.concurrent('a pod', () => {
       pod: { volumes: [{ name: 'data', persistentVolumeClaim: { claimName: name } }] },
     });
     await space.apply(
-      ...[volume('kept'), claim('kept'), who('kept', { replicas: 2, ...mounting('kept') })],
+      ...[volume('kept'), claim('kept'), aWho('kept', { replicas: 2, ...mounting('kept') })],
       ...[volume('cloned'), claim('cloned'), propertiesOf('cloned', [...PATIENT, 'cr.restore.persistentVolumes=true'])],
-      who('cloned', { properties: 'cloned', ...mounting('cloned') }),
+      aWho('cloned', { properties: 'cloned', ...mounting('cloned') }),
     );
 
     const kept = await space.untilReady('app=kept', 2, WITHIN_MS);
@@ -182,7 +171,7 @@ describe.concurrent('a pod', () => {
       { name: 'config', mountPath: '/config' },
       { name: 'secret', mountPath: '/secret', readOnly: true },
     ];
-    await space.apply(config('red'), secret('one'), who('configured', { container: { volumeMounts }, pod: { volumes } }));
+    await space.apply(config('red'), secret('one'), aWho('configured', { container: { volumeMounts }, pod: { volumes } }));
     const { clones } = await scaled('configured', 2);
     await space.kubectl('scale', 'deployment/configured', '--replicas=1');
     await space.untilReady('app=configured', 1, WITHIN_MS);
@@ -206,7 +195,7 @@ describe.concurrent('a pod', () => {
 
   test('of two containers has the one restored that its annotation names, beside the other', TIMEOUT, async () => {
     const sidecar = { name: 'sidecar', image: APPS, command: ['sh', '-c', 'echo beside; exec sleep 3600'] };
-    await space.apply(who('two', { annotations: { 'rekindle.dev/container': 'app' }, sidecars: [sidecar] }));
+    await space.apply(aWho('two', { annotations: { 'rekindle.dev/container': 'app' }, sidecars: [sidecar] }));
 
     const { clones } = await scaled('two', 3);
 
@@ -223,7 +212,7 @@ describe.concurrent('a pod', () => {
 
   test('with limits of CPU and memory is restored within them', TIMEOUT, async () => {
     const resources = { requests: { cpu: '10m', memory: '64Mi' }, limits: { cpu: '500m', memory: '96Mi' } };
-    await space.apply(who('limited', { container: { resources } }));
+    await space.apply(aWho('limited', { container: { resources } }));
 
     const { clones } = await scaled('limited', 3);
 
