@@ -68,10 +68,10 @@ static bool send_file(int sk, const char *path) {
 }
 
 // Returns the PID of the restored process 1, 0 when criu failed, or -1 when what it restored is not fit to run (and has been killed).
-static int converse(int sk, const char *request, int said, bool (*fit)(int init)) {
+static int converse(int sk, int said, const struct restore_steps *steps) {
   uint8_t text[4096];
   int init = 0;
-  if (!send_file(sk, request)) die("cannot send %s to criu:", request);
+  bool ready = false;
   for (;;) {
     ssize_t n = recv(sk, text, sizeof text, 0);
     if (n < 0 && errno == EINTR) continue;
@@ -80,17 +80,18 @@ static int converse(int sk, const char *request, int said, bool (*fit)(int init)
     if (notice.type == TYPE_RESTORE) return notice.success ? init : 0;
     if (notice.type != TYPE_NOTIFY) return 0;
     if (notice.pid > 0) init = notice.pid;
+    if (!strcmp(notice.script, "pre-restore") && !(ready = steps->ready())) return -1;
     // Nobody depends on it: whoever listens may ask the application from now on, while criu and we finish.
     if (!strcmp(notice.script, "post-resume") && dprintf(said, "resumed\n") < 0) {}
     // Told of it, criu would wait for the end of process 1, which waits for its threads to be let go of by criu.
-    if (!strcmp(notice.script, "pre-resume") && !fit(init)) return -1;
+    if (!strcmp(notice.script, "pre-resume") && (!ready || !steps->fit(init))) return -1;
     // {type: NOTIFY, notify_success}
     uint8_t answer[] = {1 << 3, TYPE_NOTIFY, 3 << 3, 1};
     if (send(sk, answer, sizeof answer, MSG_NOSIGNAL) != sizeof answer) return 0;
   }
 }
 
-int criu_restore(char **command, const char *request, int as, int said, const char *preload, bool (*fit)(int init)) {
+int criu_restore(char **command, const char *request, int as, int said, const char *preload, struct restore_steps steps) {
   int ends[2], status;
   pid_t self = getpid();
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends)) die("cannot make a socket for criu:");
@@ -105,7 +106,9 @@ int criu_restore(char **command, const char *request, int as, int said, const ch
     die("cannot run %s:", command[0]);
   }
   close(ends[1]);
-  int init = converse(ends[0], request, said, fit);
+  if (!send_file(ends[0], request)) die("cannot send %s to criu:", request);
+  steps.started(criu);
+  int init = converse(ends[0], said, &steps);
   close(ends[0]);
   if (init < 0) kill(criu, SIGKILL);
   while (waitpid(criu, &status, 0) < 0 && errno == EINTR) {}

@@ -30,6 +30,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <linux/perf_event.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -56,6 +57,8 @@
 #define MOVE_MOUNT_F_EMPTY_PATH 4
 #endif
 enum { CONNECTION = 3, NET_FD = 100, STDOUT_FD, STDERR_FD, IMAGES_FD, WORK_FD, CRIU_FD, SAID_FD };
+// Descriptors that no program we start shall have, above those that it has.
+enum { OWN_FD = 200 };
 
 void die(const char *format, ...) {
   int error = errno;
@@ -134,12 +137,26 @@ static void inherit(const char *number, const char *inode) {
   if (fd != CONNECTION) close(fd);
 }
 
+static int above(int fd) {
+  int own = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, OWN_FD);
+  if (fd >= 0) close(fd);
+  return own;
+}
+
+// criu stops what it restored by hardware breakpoints. The first perf event of any process has the kernel wait for a grace period of RCU, up to tens of
+// milliseconds on a busy machine (account_event in kernel/events/core.c): one that counts nothing, held while we wait for a restore, takes that off it.
+static void hold_perf_event(void) {
+  struct perf_event_attr nothing = {.type = PERF_TYPE_SOFTWARE, .size = sizeof nothing, .config = PERF_COUNT_SW_DUMMY, .exclude_kernel = 1, .exclude_hv = 1};
+  above((int)syscall(SYS_perf_event_open, &nothing, 0, -1, -1, PERF_FLAG_FD_CLOEXEC)); // a machine that refuses is slower, nothing else
+}
+
 // Waits on stdin for arguments, and makes them this process' own.
 static int wait_for_arguments(char **argv, char ***arguments) {
   static char *made[1024];
   char *place = argv[1];
   size_t size = strlen(argv[1]) + 1 + strlen(argv[2]) + 1, used = 0;
   char *text = malloc(size);
+  hold_perf_event();
   for (ssize_t n; text && (n = read(0, text + used, size - used)) != 0;)
     if (n > 0) used += (size_t)n;
     else if (errno != EINTR) exit(0);
@@ -243,7 +260,7 @@ static void renew(int pid, void *generation) { rekindle_renew_generation(pid, *(
 
 static void say_verdict(const char *verdict) {
   int fd = open("/run/rekindle/work/verdict", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  if (fd < 0 || dprintf(fd, "%s", verdict) < 0) _exit(1);
+  if (fd < 0 || dprintf(fd, "%s", verdict) < 0) die("cannot write down whether the clone may run:");
   close(fd);
 }
 
@@ -279,8 +296,10 @@ static bool fit_to_run(int init) {
   int status = 1;
   pid_t judging = init > 1 ? fork() : -1;
   if (judging == 0) judge(init);
-  if (judging > 0)
+  if (judging < 0) fprintf(stderr, "helper: cannot fork to look at the clone's rights: %s\n", strerror(errno));
+  else
     while (waitpid(judging, &status, 0) < 0 && errno == EINTR) {}
+  if (judging > 0 && WIFSIGNALED(status)) fprintf(stderr, "helper: looking at the clone's rights was ended by signal %d\n", WTERMSIG(status));
   if (status && init > 1) kill(init, SIGKILL);
   return status == 0;
 }
@@ -321,7 +340,10 @@ static char *read_whole(const char *path) {
   return text;
 }
 
-static void enter_cgroups(int pid) {
+// The slot's cgroups, one per hierarchy: descriptors of their cgroup.procs.
+static struct { int procs[64], n; } cgroups;
+
+static void open_cgroups(int pid) {
   char path[64], line[2048];
   snprintf(path, sizeof path, "/proc/%d/cgroup", pid);
   const char *mounts = read_whole("/proc/self/mountinfo");
@@ -339,11 +361,19 @@ static void enter_cgroups(int pid) {
       die("the cgroup hierarchy of %s is not mounted here", controllers);
     }
     snprintf(procs, sizeof procs, "%s%s/cgroup.procs", at, group);
-    int fd = open(procs, O_WRONLY | O_CLOEXEC);
-    if (fd < 0 || write(fd, "0", 1) != 1) die("cannot enter the slot's cgroup %s:", procs);
-    close(fd);
+    int fd = cgroups.n == 64 ? -1 : above(open(procs, O_WRONLY | O_CLOEXEC));
+    if (fd < 0) die("cannot open the slot's cgroup %s:", procs);
+    cgroups.procs[cgroups.n++] = fd;
   }
   fclose(f);
+}
+
+// `pid` as the caller's PID namespace numbers it; 0 is the caller.
+static void enter_cgroups(pid_t pid) {
+  char text[16];
+  size_t size = (size_t)snprintf(text, sizeof text, "%d", pid);
+  for (int i = 0; i < cgroups.n; i++)
+    if (write(cgroups.procs[i], text, size) != (ssize_t)size) die("cannot enter the slot's cgroups:");
 }
 
 static void keep_as(int fd, int as) {
@@ -363,6 +393,22 @@ static void die_with(pid_t parent) {
   if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != parent) _exit(125);
 }
 
+// From the helper to whoever talks to criu: a byte once the slot's files are in place.
+static int in_place[2];
+
+// The kernel takes its time (a grace period of RCU) to let a process into a cgroup of version 1: criu starts meanwhile.
+static void criu_started(pid_t criu) {
+  enter_cgroups(0);
+  enter_cgroups(criu);
+}
+
+static bool slot_ready(void) {
+  char byte;
+  ssize_t n;
+  while ((n = read(in_place[0], &byte, 1)) < 0 && errno == EINTR) {}
+  return n == 1;
+}
+
 static void run_criu(void) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL)) die("cannot mount /proc of the slot:");
@@ -374,14 +420,17 @@ static void run_criu(void) {
   clean_environment();
   setenv("REKINDLE_SLOT", slot_name, 1);
   if (given.generation) setenv("REKINDLE_GENERATION", given.generation, 1);
-  int init = criu_restore(given.command, "request", CRIU_FD, said, given.preload, fit_to_run);
-  int fd = init > 1 ? open("pid", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600) : -1;
-  _exit(fd >= 0 && dprintf(fd, "%d", init) > 0 ? 0 : 1);
+  int init = criu_restore(given.command, "request", CRIU_FD, said, given.preload, (struct restore_steps){criu_started, slot_ready, fit_to_run});
+  if (init <= 1) _exit(1);
+  int fd = open("pid", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  if (fd < 0 || dprintf(fd, "%d", init) < 0) die("cannot write down what was restored:");
+  _exit(0);
 }
 
 // Lives in the slot's namespaces and dies with the helper, so that a killed helper leaves no criu running.
 static void enter_and_run(pid_t helper) {
   die_with(helper);
+  close(in_place[1]); // its end is the helper's alone
   static const struct { const char *name; int type; } joined[] = {{"net", CLONE_NEWNET}, {"uts", CLONE_NEWUTS}, {"cgroup", CLONE_NEWCGROUP}, {"pid", CLONE_NEWPID}};
   int own = open_proc(getpid(), "ns/mnt", O_RDONLY), slot = open_namespace(given.pid, "mnt"), ns[4];
   for (int i = 0; i < 4; i++) ns[i] = open_namespace(given.pid, joined[i].name);
@@ -549,6 +598,14 @@ static int failed(const char *why) {
   return 1;
 }
 
+// Ends criu, what it has restored, and the process in between.
+static void end_criu(pid_t child) {
+  kill_all(given.pid);
+  if (child <= 0) return;
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+}
+
 static void unpack(void) {
   int root = slot_root(given.pid);
   if (root < 0) die("the slot %d is gone:", given.pid);
@@ -569,26 +626,33 @@ static int restore(void) {
   if (!read_name(comm, slot_name, sizeof slot_name) || poll(&lifeline, 1, 0) < 0 || lifeline.revents & (POLLHUP | POLLERR | POLLNVAL)) die("the slot is gone");
   if (!is_init_of_another(given.pid)) die("process %d is no container's process 1", given.pid);
   pid_t helper = getpid();
-  enter_cgroups(given.pid);
-  if (given.files && given.places) {
-    // In a child, so that whatever ends it (a hostile tree, no space) comes back here and is undone.
-    pid_t child = fork();
-    if (child == 0) { die_with(helper); unpack(); }
-    int status = child < 0 ? 1 : wait_until(child, deadline);
-    if (status < 0) { kill(child, SIGKILL); waitpid(child, NULL, 0); }
-    if (status) return failed(status < 0 ? "deadline while putting files into the slot" : "the files of the snapshot could not be put into the slot");
-  }
-  double unpacked = now_ms();
+  open_cgroups(given.pid);
+  if (pipe2(in_place, O_CLOEXEC) || (in_place[0] = above(in_place[0])) < 0 || (in_place[1] = above(in_place[1])) < 0) die("cannot make a pipe:");
   pid_t child = fork();
   if (child == 0) enter_and_run(helper);
+  // Not the agent's any more: it may end, and its cgroups with it.
+  enter_cgroups(0);
+  if (child > 0) enter_cgroups(child);
+  if (given.files && given.places) {
+    // In a child, so that whatever ends it (a hostile tree, no space) comes back here and is undone.
+    pid_t unpacking = fork();
+    if (unpacking == 0) { die_with(helper); unpack(); }
+    int status = unpacking < 0 ? 1 : wait_until(unpacking, deadline);
+    if (status < 0) { kill(unpacking, SIGKILL); waitpid(unpacking, NULL, 0); }
+    if (status) {
+      end_criu(child);
+      return failed(status < 0 ? "deadline while putting files into the slot" : "the files of the snapshot could not be put into the slot");
+    }
+  }
+  double unpacked = now_ms();
+  if (write(in_place[1], "", 1) != 1) {} // whoever was to read it has ended: what it was for is looked at next
+  close(in_place[0]);
   int status = child < 0 ? 125 : wait_until(child, deadline);
   double restored = now_ms();
   char verdict[512], text[32], why[1024];
   bool judged = read_text("verdict", verdict, sizeof verdict) == 0;
   if (status < 0) {
-    kill_all(given.pid);
-    kill(child, SIGKILL);
-    waitpid(child, NULL, 0);
+    end_criu(child);
     return failed("deadline while criu was restoring");
   }
   if (judged && strcmp(verdict, "ok")) {

@@ -47,6 +47,8 @@ const char *rights_exceeded(int init);
 void each_restored(int init, void (*f)(int pid, void *arg), void *arg);
 
 // helper-criu.c
-// Runs `command` (criu swrk AS), sends it the request in the file `request`, and asks `fit` about the restored tree before it runs. Returns the
-// PID of its process 1 once criu has ended well, else 0.
-int criu_restore(char **command, const char *request, int as, int said, const char *preload, bool (*fit)(int init));
+// What a restore waits for: criu (a process that runs, and has its request), the slot, whose files criu is about to open, and whether what was restored
+// (process 1 of it is `init`) may run. False ends criu.
+struct restore_steps { void (*started)(pid_t criu); bool (*ready)(void); bool (*fit)(int init); };
+// Runs `command` (criu swrk AS) and sends it the request in the file `request`. Returns the PID of the restored process 1 once criu has ended well, else 0.
+int criu_restore(char **command, const char *request, int as, int said, const char *preload, struct restore_steps steps);

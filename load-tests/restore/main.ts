@@ -127,6 +127,7 @@ try {
       `  settled after ${merged.settleSeconds.toFixed(1)} s, which took the kernel ${merged.cpuSeconds.toFixed(1)} s of processor time`,
     );
     report.figure('memory of one more clone, merged, against its eager copy', merged.marginalBytes / merged.eagerBytes, 0.05, 'lower', 'x');
+    await tidyMemory();
     const { clones, seconds, perSecondPerCore, privateBytes, pssBytes } = await burst(engine, tools, snapshot.digest);
     report.say(
       `  ${clones} restores in ${seconds.toFixed(2)} s; memory of a clone: private ${mib(privateBytes)} MiB, PSS ${mib(pssBytes)} MiB`,
