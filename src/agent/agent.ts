@@ -121,7 +121,10 @@ export class Agent implements AsyncDisposable {
   async #hear(connection: SlotConnection, heardAt: number): Promise<void> {
     const { uid, state } = connection.hello;
     // The news of its pod may take longer than a slot waits for a sign of its agent.
-    if (state === 'undecided') connection.wait();
+    if (state === 'undecided') {
+      connection.wait();
+      this.#deps.tools.helpers.expect();
+    }
     const container = (await this.#deps.host.find(uid)) ?? (state === 'undecided' ? await this.#newsOf(connection) : undefined);
     if (container === undefined) {
       if (state === 'undecided') this.#deps.log.warn({ slot: uid }, 'nobody knows the container of a slot: it starts cold');

@@ -1,5 +1,6 @@
 import { fstatSync } from 'node:fs';
 import { type Running, runDetached, startDetached, type Waiting } from '../lib/exec.ts';
+import { CgroupGate } from './cgroup-gate.ts';
 
 /** Room for the arguments of a restore, which take the place of this one's: see `helper spare`. */
 const PADDING = 'x'.repeat(32 * 1024);
@@ -14,6 +15,7 @@ const REFILL_AFTER_MS = 100;
 export class RestoreHelpers implements AsyncDisposable {
   readonly #helper: string;
   readonly #spares: number;
+  readonly #gate = new CgroupGate();
   readonly #waiting: Waiting[] = [];
   readonly #work = new Set<Promise<unknown>>();
   #prepared = false;
@@ -28,6 +30,11 @@ export class RestoreHelpers implements AsyncDisposable {
   prepare(): void {
     this.#prepared = true;
     while (this.#waiting.length < this.#spares) this.#waiting.push(startDetached(this.#helper, ['spare', PADDING]));
+  }
+
+  /** A restore may be wanted in a moment: what it would wait for begins. */
+  expect(): void {
+    this.#gate.open();
   }
 
   /** Runs `helper restore …`; `connection` is the number of the slot's connection in this process, which becomes the helper's descriptor 3. */

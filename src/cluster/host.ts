@@ -10,6 +10,7 @@ import { parseDescription } from '../workloads/description.ts';
 import type { Container, ContainerMaker, ExecOutcome, HostVolume, PodFacts, PoolMembership } from '../workloads/host.ts';
 import { ENABLED_LABEL, MODE_VARIABLE, ownerOf, SLOT_MOUNT, WORKLOAD_ANNOTATION, workloadName } from '../workloads/kubernetes.ts';
 import type { WorkloadSpec } from '../workloads/workload.ts';
+import type { PodGroups } from './cgroups.ts';
 import type { Cluster, Followed } from './cluster.ts';
 import type { Cri, CriContainer } from './cri.ts';
 import { isGateShut } from './gates.ts';
@@ -36,8 +37,7 @@ export type ClusterHostDeps = {
   readonly whyFilled: (pod: V1Pod, container: V1Container, pid: number) => string | undefined;
   /** The addresses of a process's network; throws when it is gone. */
   readonly addressesOf: (pid: number) => readonly string[];
-  /** Every process in the container of this one, those too that its runtime started in it later. */
-  readonly processesOf: (pid: number) => readonly number[];
+  readonly groups: Pick<PodGroups, 'init' | 'processesOf'>;
   /** Called once for a pod that is held by our gate and that no agent can decide about, since it has no valid description; `reason` says what is wrong with it. */
   readonly undescribed: (pod: { readonly uid: string; readonly name: string; readonly workload: string }, reason: string) => void;
   /** This node's name. */
@@ -131,13 +131,13 @@ export class ClusterHost implements ContainerMaker {
   }
 
   async exec(container: Container, command: readonly string[], options: { timeoutMs: number; signal: AbortSignal }): Promise<ExecOutcome> {
-    const { cri, processesOf, trials } = this.#deps;
+    const { cri, groups, trials } = this.#deps;
     if (trials.find(container.uid) !== undefined) return trials.exec(container.uid, command, options);
     const found = await this.find(container.uid);
     const id = this.#known.get(container.uid)?.id;
     if (found?.pid !== container.pid || id === undefined)
       throw new RekindleError('not_found', `there is no container ${container.name} any more`);
-    return cri.execSync(id, command, { ...options, processes: () => processesOf(container.pid) });
+    return cri.execSync(id, command, { ...options, processes: () => groups.processesOf(container.pid) });
   }
 
   /** Only for trials: all others are the kubelet's to make. */
@@ -280,7 +280,7 @@ export class ClusterHost implements ContainerMaker {
   }
 
   async #look(pod: V1Pod): Promise<Container | undefined> {
-    const { cri, volumesOf, whyFilled, addressesOf } = this.#deps;
+    const { cri, groups, volumesOf, whyFilled, addressesOf } = this.#deps;
     const { uid = '', name = '', creationTimestamp } = pod.metadata ?? {};
     const spec = slotContainerOf(pod);
     const described = descriptionOf(pod);
@@ -289,9 +289,10 @@ export class ClusterHost implements ContainerMaker {
     const { workload } = described;
     const signal = AbortSignal.timeout(RUNTIME_MS);
     const running = newest((await cri.containersOf(uid, signal)).filter((one) => one.name === spec.name && one.state !== 'exited'));
-    const status = running === undefined ? undefined : await cri.container(running.id, signal);
-    if (status?.pid === undefined || status.state === 'exited') return undefined;
-    const { pid } = status;
+    if (running === undefined) return undefined;
+    // The runtime takes milliseconds to say which process it is, and a restore waits for it: asked only where its groups do not tell.
+    const pid = groups.init(uid, running.id) ?? (await cri.container(running.id, signal))?.pid;
+    if (pid === undefined) return undefined;
     const task = taskOf(pid);
     if (task === undefined) return undefined;
     let addresses: readonly string[];
@@ -302,18 +303,18 @@ export class ClusterHost implements ContainerMaker {
       return undefined;
     }
     const container: Known = {
-      id: status.id,
+      id: running.id,
       task,
       uid,
       name,
       // A pod that parks is asked about again in each of its lives; one that was restarted has reason enough to start cold.
-      workload: parks(spec) || status.restarts > 0 ? workload : unlessFilled(workload, whyFilled(pod, spec, pid)),
+      workload: parks(spec) || running.restarts > 0 ? workload : unlessFilled(workload, whyFilled(pod, spec, pid)),
       pid,
-      restarts: status.restarts,
+      restarts: running.restarts,
       addresses,
-      imageDigest: status.imageId.includes(':') ? status.imageId : `sha256:${status.imageId}`,
+      imageDigest: running.imageId.includes(':') ? running.imageId : `sha256:${running.imageId}`,
       volumes: volumesOf(pod, spec, pid),
-      createdAtMs: creationTimestamp === undefined ? status.createdAtMs : new Date(creationTimestamp).getTime(),
+      createdAtMs: creationTimestamp === undefined ? running.createdAtMs : new Date(creationTimestamp).getTime(),
       pod: factsOf(pod, spec),
     };
     this.#known.set(uid, container);

@@ -82,7 +82,7 @@ export async function openClusterPlace(
       // Nobody else would open its gate before the deadline.
       undescribed: (pod, reason) =>
         reports.onEvent({ type: 'instance', ...pod, state: { at: 'cold', why: 'failed', reason, code: 'config_invalid' } }),
-      processesOf: (pid) => groups.processesOf(pid),
+      groups,
       node: options.node,
       nodeRoot: NODE_ROOT,
       poolDir: join(runDir, 'pools'),

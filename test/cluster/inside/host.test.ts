@@ -46,7 +46,7 @@ hostConformance('a Kubernetes node', async () => {
       whyFilled: (pod, container, pid) => whyFilled(pod, container, pid, remotePlaces(pid)),
       addressesOf,
       undescribed: () => undefined,
-      processesOf: (pid) => groups.processesOf(pid),
+      groups,
       node: hostname(),
       nodeRoot: '/proc/1/root',
       poolDir: '/run/rekindle-host-test',

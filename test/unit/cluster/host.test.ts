@@ -24,6 +24,7 @@ async function rig() {
   const asked: string[] = [];
   const undescribed: string[] = [];
   const broken = new Map<string, RekindleError>();
+  const hidden = new Set<string>();
   const running = (podUid: string): CriContainer => ({
     ...{ id: `c-${podUid}`, podUid, podName: '', namespace: 'shop', name: 'app', state: 'running', restarts: 0, createdAtMs: 0 },
     ...{ image: '', imageId: `sha256:${'a'.repeat(64)}`, labels: {} },
@@ -47,7 +48,7 @@ async function rig() {
       volumesOf: () => [],
       whyFilled: () => undefined,
       addressesOf: () => ['10.0.0.1'],
-      processesOf: () => [],
+      groups: { init: (uid) => (hidden.has(uid) ? undefined : process.pid), processesOf: () => [] },
       undescribed: ({ name, workload }, reason) => undescribed.push(`${name} of ${workload}: ${reason}`),
     },
     signal,
@@ -61,7 +62,7 @@ async function rig() {
     return made.metadata?.uid ?? '';
   };
   await host.synced;
-  return { host, aPod, asked, undescribed, broken };
+  return { host, aPod, asked, undescribed, broken, hidden };
 }
 
 test('a pod whose container its runtime cannot tell of hides no other', async () => {
@@ -77,6 +78,14 @@ test('a runtime that is away is no node without containers', async () => {
   broken.set(await aPod('web'), new RekindleError('machine_unsupported', 'no container runtime answers'));
 
   await expect(host.list()).rejects.toMatchObject({ code: 'machine_unsupported' });
+});
+
+test('the process of a container that has no group to be found in is what the runtime says', async () => {
+  const { host, aPod, hidden } = await rig();
+  const uid = await aPod('web');
+  hidden.add(uid);
+
+  expect((await host.find(uid))?.pid).toBe(process.pid);
 });
 
 test('the runtime is not asked about pods that have ended', async () => {

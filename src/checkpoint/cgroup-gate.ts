@@ -1,0 +1,44 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+
+/**
+ * The kernel lets a process into a cgroup only after a grace period of RCU (cgroup_threadgroup_rwsem in kernel/cgroup/cgroup.c), on a busy machine more than ten
+ * milliseconds, unless another has entered one just before. That can be while it is still decided whether to restore at all: this process enters the one that it is in.
+ */
+export class CgroupGate {
+  readonly #file: string | undefined;
+  #opening = false;
+
+  /** `self`: the files of a process (/proc/self), whose mounts show where its groups are. */
+  constructor(self = '/proc/self') {
+    this.#file = ownProcs(self);
+  }
+
+  /** Does not wait. A machine that refuses is slower, nothing else. */
+  open(): void {
+    if (this.#file === undefined || this.#opening) return;
+    this.#opening = true;
+    const done = () => {
+      this.#opening = false;
+    };
+    void writeFile(this.#file, String(process.pid)).then(done, done);
+  }
+}
+
+/** `cgroup.procs` of the group that a process is in, in any hierarchy that is mounted here. */
+function ownProcs(self: string): string | undefined {
+  const read = (name: string) => readFileSync(join(self, name), 'utf8').split('\n');
+  const mounts = read('mountinfo').filter((line) => / - cgroup2? /.test(line));
+  for (const line of read('cgroup')) {
+    const [, controllers, group] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
+    if (controllers === undefined || group === undefined) continue;
+    const mount = mounts.find((one) => {
+      const [type, , options = ''] = (one.split(' - ')[1] ?? '').split(' ');
+      return controllers === '' ? type === 'cgroup2' : options.split(',').includes(controllers.split(',')[0] ?? '');
+    });
+    const file = mount === undefined ? undefined : join(mount.split(' ')[4] ?? '', group, 'cgroup.procs');
+    if (file !== undefined && existsSync(file)) return file;
+  }
+  return undefined;
+}
