@@ -1,5 +1,5 @@
 import type { Mount } from '../checkpoint/mountinfo.ts';
-import { type ErrorCode, RekindleError, toRekindleError } from '../lib/errors.ts';
+import { type ErrorCode, toRekindleError } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import type { View } from '../queue/truth.ts';
 import type { SlotConnection } from '../slots/slot-connection.ts';
@@ -44,6 +44,9 @@ const NEWS_MS = 5_000;
 const ASK_EVERY_MS = 50;
 /** From here on a status is that of a signal, as shells and container runtimes count them. */
 const KILLED_BY_SIGNAL = 128;
+
+type Seed = { readonly do: 'seed'; readonly hash: string; readonly mounts: SlotSpec['mounts']; readonly held: Disposable };
+type Decided = Exclude<Decision<Snapshot>, { do: 'seed' }> | Seed;
 
 /**
  * The role that every machine has: hears the slots of its containers, makes snapshots of those that start cold first, and restores into the
@@ -160,13 +163,11 @@ export class Agent implements AsyncDisposable {
       this.#cold(container, connection, { why: 'failed', reason: `it could not be decided how it starts: ${message}`, code });
     });
     if (decided === undefined) return;
-    const { decision, seed } = decided;
-    using _held = seed?.held;
-    if (decision.do === 'cold') return this.#cold(container, connection, { why: decision.why, reason: decision.reason });
-    if (decision.do === 'restore') return this.#restore(container, connection, decision.snapshot, heardAt);
-    if (decision.do === 'pull') return this.#pull(container, connection, decision.digest, heardAt);
-    if (seed === undefined) throw new RekindleError('internal', 'a seed of nothing');
-    const { hash, mounts } = seed;
+    if (decided.do === 'cold') return this.#cold(container, connection, { why: decided.why, reason: decided.reason });
+    if (decided.do === 'restore') return this.#restore(container, connection, decided.snapshot, heardAt);
+    if (decided.do === 'pull') return this.#pull(container, connection, decided.digest, heardAt);
+    const { hash, mounts } = decided;
+    using _held = decided.held;
     const claim = await this.#deps.claimSeed(hash);
     if (claim === undefined) return this.#cold(container, connection, { why: 'no_snapshot', reason: SEED_RUNS });
     await using _claim = claim;
@@ -187,15 +188,12 @@ export class Agent implements AsyncDisposable {
     return undefined;
   }
 
-  /** `seed`: where it is to be one; until `held` is disposed no other is decided for. */
-  async #decide(container: Container, spec: SlotSpec | undefined) {
+  /** Of a seed: until `held` is disposed no other is decided for. */
+  async #decide(container: Container, spec: SlotSpec | undefined): Promise<Decided> {
     const { store, machine, index, inventory, view } = this.#deps;
     const { uid, workload, pod, restarts } = container;
     const { mounts, hash, unreadable } = spec ?? (await this.#deps.specs.read(container));
-    if (unreadable !== undefined) {
-      const decision: Decision<Snapshot> = { do: 'cold', why: 'refused', reason: unreadable };
-      return { decision, seed: undefined };
-    }
+    if (unreadable !== undefined) return { do: 'cold', why: 'refused', reason: unreadable };
     this.#kinds.set(uid, { workload: workload.name, hash });
     // By which is told whether there is a snapshot for what its owner makes now.
     if (pod !== undefined && restarts === 0) index.set(workload.name, pod.revision, hash);
@@ -204,7 +202,7 @@ export class Agent implements AsyncDisposable {
     const elsewhere = snapshot === undefined ? inventory.elsewhere(hash, workload, view().nodes) : undefined;
     const decision = decide({ workload, restarts, snapshot, elsewhere, refusal, seedRuns: this.#seeds.runs(hash) });
     // At once: another of its kind may be waiting for the same decision.
-    return { decision, seed: decision.do === 'seed' ? { hash, mounts, held: this.#seeds.hold(hash) } : undefined };
+    return decision.do === 'seed' ? { do: 'seed', hash, mounts, held: this.#seeds.hold(hash) } : decision;
   }
 
   /** Restores when the snapshot has come, if that is soon enough. */
