@@ -4,10 +4,10 @@
 //       Runs criu inside the UTS namespace of PID, so that the image holds no host name; while the process is still stopped, the files
 //       that it changed are copied below DIR.
 //   helper restore --pid SLOT --images DIR --work DIR --journal FILE --run DIR --deadline-ms N [--files DIR [--volume AT=NAME]…]
-//                  [--mount AT]… [--stdout] [--stderr] [--merge] [--generation N] [--preload LIB] -- criu swrk 105
+//                  [--mount AT]… [--stdout] [--stderr] [--own-files] [--merge] [--generation N] [--preload LIB] -- criu swrk 105
 //       One restore into the slot, as a transaction: files in, criu run inside the slot's namespaces and cgroups, rights compared, `restored`
 //       told to the slot over descriptor 3. On failure or deadline everything that was started is killed, every file put back, and the
-//       reason is on stderr. It outlives the agent. What criu is to do is in DIR/request (criu/images/rpc.proto). It finds: descriptor 100 the
+//       reason is on stderr. It outlives the agent. What criu is to do is in DIR/request (criu/images/rpc.proto). --own-files: DIR/files.img takes the place of the images' own. It finds: descriptor 100 the
 //       network namespace, 101 and 102 the slot's stdout and stderr, 103 the images; in the process that asks, 104 the work directory;
 //       /run/rekindle/0 the slot's root, /run/rekindle/1 … the mounts in the order given. Prints `resumed` as soon as the
 //       application runs, and one JSON line once the slot has been told.
@@ -83,7 +83,7 @@ int open_inside(int dir, const char *path, int flags, bool in_root) {
 static struct {
   int pid, node, group, deadline_ms, places, mounts;
   const char *files, *upper, *images, *work, *journal, *run, *preload, *generation;
-  bool out, err, merge, cold;
+  bool out, err, merge, cold, own_files;
   struct place place[MAX_PLACES];
   const char *mount[MAX_PLACES];
   char **command;
@@ -95,6 +95,7 @@ static void parse(int argc, char **argv) {
     if (!strcmp(option, "--")) { given.command = argv + i + 1; break; }
     if (!strcmp(option, "--stdout")) { given.out = true; continue; }
     if (!strcmp(option, "--stderr")) { given.err = true; continue; }
+    if (!strcmp(option, "--own-files")) { given.own_files = true; continue; }
     if (!strcmp(option, "--merge")) { given.merge = true; continue; }
     if (!strcmp(option, "--cold")) { given.cold = true; continue; }
     if (i + 1 >= argc) die("%s wants a value", option);
@@ -437,7 +438,9 @@ static void enter_and_run(pid_t helper) {
   keep_as(open_proc(given.pid, "ns/net", O_RDONLY), NET_FD);
   if (given.out) keep_as(open_proc(given.pid, "fd/1", O_WRONLY), STDOUT_FD);
   if (given.err) keep_as(open_proc(given.pid, "fd/2", O_WRONLY), STDERR_FD);
-  keep_as(open(given.images, O_RDONLY | O_DIRECTORY), IMAGES_FD);
+  if (!given.own_files) keep_as(open(given.images, O_RDONLY | O_DIRECTORY), IMAGES_FD);
+  int images = given.own_files ? (int)syscall(SYS_open_tree, AT_FDCWD, given.images, OPEN_TREE_CLONE | O_CLOEXEC) : 0;
+  if (images < 0) die("cannot open %s:", given.images);
   int work = (int)syscall(SYS_open_tree, AT_FDCWD, given.work, OPEN_TREE_CLONE | O_CLOEXEC);
   if (work < 0) die("cannot open %s:", given.work);
 
@@ -462,6 +465,12 @@ static void enter_and_run(pid_t helper) {
     make_place(tree[i], at, directory[i]);
   }
   make_place(work, "/run/rekindle/work", true);
+  if (given.own_files) {
+    // A mount, not links: what criu restores opens images below the descriptor when it is in the slot's mounts already, where a link leads elsewhere.
+    make_place(images, "/run/rekindle/images", true);
+    if (mount("/run/rekindle/work/files.img", "/run/rekindle/images/files.img", NULL, MS_BIND, NULL)) die("cannot give the slot its own files.img:");
+    keep_as(open("/run/rekindle/images", O_RDONLY | O_DIRECTORY), IMAGES_FD);
+  }
   if (chdir("/run/rekindle/work")) die("cannot change to the work directory:");
   if (given.merge && prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0)) fprintf(stderr, "helper: this kernel merges no pages: %s\n", strerror(errno));
   for (int i = 0; i < 4; i++)

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
-import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { RekindleError } from '../lib/errors.ts';
 import { type ExecResult, runDetached } from '../lib/exec.ts';
@@ -70,8 +70,8 @@ export async function restore(tools: RestoreTools, request: RestoreRequest): Pro
       lsmProfile: lsmProfile(request.slot.pid),
     });
     writeFileSync(join(work, 'request'), asked, { mode: 0o600 });
-    const imagesDir = await imagesFor(request, work);
-    const running = tools.helpers.run(helperArguments(tools, request, { work, journal, imagesDir }), request.slot.connection.descriptor);
+    const ownFiles = await writeOwnFiles(request, work);
+    const running = tools.helpers.run(helperArguments(tools, request, { work, journal, ownFiles }), request.slot.connection.descriptor);
     const resumed = await running.line(0);
     if (resumed !== undefined) request.onResumed();
     const line = await running.line(1);
@@ -88,18 +88,19 @@ export async function restore(tools: RestoreTools, request: RestoreRequest): Pro
 function helperArguments(
   tools: RestoreTools,
   request: RestoreRequest,
-  paths: { work: string; journal: string; imagesDir: string },
+  own: { work: string; journal: string; ownFiles: boolean },
 ): string[] {
-  const { facts, filesDir } = request.snapshot;
+  const { facts, imagesDir, filesDir } = request.snapshot;
   return [
     'restore',
-    ...['--pid', String(request.slot.pid), '--images', paths.imagesDir, '--work', paths.work, '--journal', paths.journal],
+    ...['--pid', String(request.slot.pid), '--images', imagesDir, '--work', own.work, '--journal', own.journal],
     ...['--run', tools.criuRunDir, '--deadline-ms', String(request.deadlineMs), '--files', filesDir],
     ...['--generation', randomBytes(6).readUIntBE(0, 6).toString()],
     ...facts.volumes.flatMap(({ at, dir }) => ['--volume', `${at}=${dir}`]),
     ...facts.mounts.flatMap(({ at }) => ['--mount', at]),
     ...(facts.stdio.stdout === null ? [] : ['--stdout']),
     ...(facts.stdio.stderr === null ? [] : ['--stderr']),
+    ...(own.ownFiles ? ['--own-files'] : []),
     ...(request.mergeMemory ? ['--merge'] : []),
     ...(tools.preload === undefined ? [] : ['--preload', tools.preload]),
     '--',
@@ -231,11 +232,8 @@ function checkMounts(mounts: DumpFacts['mounts'], slot: RestoreRequest['slot']):
   }
 }
 
-/**
- * The images to restore from: the snapshot's own, or, where a socket is bound to the seed's address, a directory of links to them beside a
- * `files.img` that names the slot's address instead.
- */
-async function imagesFor(request: RestoreRequest, work: string): Promise<string> {
+/** Where a socket is bound to the seed's address: writes a `files.img` into the work directory that names the slot's address instead. Whether there is one. */
+async function writeOwnFiles(request: RestoreRequest, work: string): Promise<boolean> {
   const { imagesDir, facts } = request.snapshot;
   const { slot } = request;
   // A slot without addresses is one of a trial.
@@ -246,14 +244,11 @@ async function imagesFor(request: RestoreRequest, work: string): Promise<string>
     const to = own.find((address) => address.includes(':') === from.includes(':'));
     if (to !== undefined && to !== from) change.set(from, to);
   }
-  if (change.size === 0 && !isTrial) return imagesDir;
+  if (change.size === 0 && !isTrial) return false;
   const rewritten = rewriteAddresses(await readFile(join(imagesDir, 'files.img')), { own: change, ...(isTrial ? { outside: own } : {}) });
-  if (rewritten === undefined) return imagesDir;
-  const dir = join(work, 'images');
-  await mkdir(dir, { mode: 0o700 });
-  for (const name of await readdir(imagesDir)) if (name !== 'files.img') await symlink(join(imagesDir, name), join(dir, name));
-  await writeFile(join(dir, 'files.img'), rewritten, { mode: 0o600 });
-  return dir;
+  if (rewritten === undefined) return false;
+  await writeFile(join(work, 'files.img'), rewritten, { mode: 0o600 });
+  return true;
 }
 
 /** The slot's AppArmor or SELinux label in CRIU's words, where one confines it. */

@@ -1,5 +1,6 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
+import { isRuntime } from './exec-watch.ts';
 
 /** Whose container a process is in. */
 export type Membership = { readonly podUid: string; readonly containerId: string };
@@ -94,10 +95,10 @@ export class PodGroups {
     return found === undefined ? [] : this.processes(found.podUid, found.containerId);
   }
 
-  /** The container's PID 1, undefined when it is gone. A restored application is PID 1 of a namespace of its own below that: not meant. */
+  /** The container's PID 1, undefined before it has become the container's command and when it is gone. A restored application is PID 1 of a namespace of its own below that: not meant. */
   init(podUid: string, containerId: string): number | undefined {
     const all = this.processes(podUid, containerId);
-    return all.find((pid) => isInit(pid, all));
+    return all.find((pid) => isInit(pid, all) && !isRuntime(readText(`/proc/${pid}/cmdline`)));
   }
 
   /** The ids of the pod's containers that have a group, its sandbox too. */

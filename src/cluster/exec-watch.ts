@@ -125,7 +125,7 @@ export function killTree(pid: number, processes: () => readonly number[]): void 
 }
 
 /** A runtime's process that has not become the command yet: to be left alone, its parent waits for it. */
-function isRuntime(command: string): boolean {
+export function isRuntime(command: string): boolean {
   const [program = '', argument] = command.split('\0');
   return command === '' || argument === 'init' || /^(?:.*\/)?(?:runc|crun|youki|runsc|kata-runtime|exe)$/.test(program);
 }

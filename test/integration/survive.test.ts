@@ -123,7 +123,9 @@ test('a clone listens on its own address, and sends UDP from it, where the seed 
   echo.bind(0);
   await once(echo, 'listening');
   const script = `${import.meta.dirname}/../fixtures/survive/addressed.py`;
-  const more = '      ports: [8080]\n      readiness: { http: { port: 8080 }, timeoutSeconds: 3 }\n';
+  // As in an image, where the snapshots are is not to be seen in the container.
+  const hidden = `      volumes: [{ at: ${engine.config.stateDir}, private: disk }]\n`;
+  const more = `      ports: [8080]\n      readiness: { http: { port: 8080 }, timeoutSeconds: 3 }\n${hidden}`;
   const workload = hostWorkload('addressed', ['/usr/bin/python3', script, gateway(), String(echo.address().port)], more);
 
   const { container: seed } = await engine.seed(workload, 'addressed-seed');
