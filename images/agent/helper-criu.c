@@ -67,7 +67,7 @@ static bool send_file(int sk, const char *path) {
   return n > 0 && n < (ssize_t)sizeof text && send(sk, text, (size_t)n, MSG_NOSIGNAL) == n;
 }
 
-// Returns the PID of the restored process 1, 0 when criu failed, or -1 when what it restored is not fit to run (and has been killed).
+// Returns the PID of the restored process 1, 0 when criu failed, or -1 when the slot was not ready or what it restored is not fit to run (and has been killed).
 static int converse(int sk, int said, const struct restore_steps *steps) {
   uint8_t text[4096];
   int init = 0;
@@ -84,7 +84,10 @@ static int converse(int sk, int said, const struct restore_steps *steps) {
     // Nobody depends on it: whoever listens may ask the application from now on, while criu and we finish.
     if (!strcmp(notice.script, "post-resume") && dprintf(said, "resumed\n") < 0) {}
     // Told of it, criu would wait for the end of process 1, which waits for its threads to be let go of by criu.
-    if (!strcmp(notice.script, "pre-resume") && (!ready || !steps->fit(init))) return -1;
+    if (!strcmp(notice.script, "pre-resume") && (!ready || !steps->fit(init))) {
+      if (init > 1) kill(init, SIGKILL); // before criu ends, which lets go of it
+      return -1;
+    }
     // {type: NOTIFY, notify_success}
     uint8_t answer[] = {1 << 3, TYPE_NOTIFY, 3 << 3, 1};
     if (send(sk, answer, sizeof answer, MSG_NOSIGNAL) != sizeof answer) return 0;

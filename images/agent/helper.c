@@ -7,7 +7,7 @@
 //                  [--mount AT]… [--stdout] [--stderr] [--own-files] [--merge] [--generation N] [--preload LIB] -- criu swrk 105
 //       One restore into the slot, as a transaction: files in, criu run inside the slot's namespaces and cgroups, rights compared, `restored`
 //       told to the slot over descriptor 3. On failure or deadline everything that was started is killed, every file put back, and the
-//       reason is on stderr. It outlives the agent. What criu is to do is in DIR/request (criu/images/rpc.proto). --own-files: DIR/files.img takes the place of the images' own. It finds: descriptor 100 the
+//       reason is on stderr. It outlives the agent. --own-files: the work directory's files.img takes the place of the images' own. What criu is to do is in DIR/request (criu/images/rpc.proto). It finds: descriptor 100 the
 //       network namespace, 101 and 102 the slot's stdout and stderr, 103 the images; in the process that asks, 104 the work directory;
 //       /run/rekindle/0 the slot's root, /run/rekindle/1 … the mounts in the order given. Prints `resumed` as soon as the
 //       application runs, and one JSON line once the slot has been told.
@@ -297,7 +297,8 @@ static bool fit_to_run(int init) {
   int status = 1;
   pid_t judging = init > 1 ? fork() : -1;
   if (judging == 0) judge(init);
-  if (judging < 0) fprintf(stderr, "helper: cannot fork to look at the clone's rights: %s\n", strerror(errno));
+  if (init <= 1) fprintf(stderr, "helper: criu named no process that it has restored\n");
+  else if (judging < 0) fprintf(stderr, "helper: cannot fork to look at the clone's rights: %s\n", strerror(errno));
   else
     while (waitpid(judging, &status, 0) < 0 && errno == EINTR) {}
   if (judging > 0 && WIFSIGNALED(status)) fprintf(stderr, "helper: looking at the clone's rights was ended by signal %d\n", WTERMSIG(status));
@@ -397,7 +398,7 @@ static void die_with(pid_t parent) {
 // From the helper to whoever talks to criu: a byte once the slot's files are in place.
 static int in_place[2];
 
-// The kernel takes its time (a grace period of RCU) to let a process into a cgroup of version 1: criu starts meanwhile.
+// The kernel takes its time (a grace period of RCU) to let a process into a cgroup: criu starts meanwhile.
 static void criu_started(pid_t criu) {
   enter_cgroups(0);
   enter_cgroups(criu);
@@ -468,6 +469,8 @@ static void enter_and_run(pid_t helper) {
   if (given.own_files) {
     // A mount, not links: what criu restores opens images below the descriptor when it is in the slot's mounts already, where a link leads elsewhere.
     make_place(images, "/run/rekindle/images", true);
+    // Else what is mounted there would show, and stay, wherever the snapshots are on a mount that is shared.
+    if (mount(NULL, "/run/rekindle/images", NULL, MS_PRIVATE, NULL)) die("cannot make the images private:");
     if (mount("/run/rekindle/work/files.img", "/run/rekindle/images/files.img", NULL, MS_BIND, NULL)) die("cannot give the slot its own files.img:");
     keep_as(open("/run/rekindle/images", O_RDONLY | O_DIRECTORY), IMAGES_FD);
   }

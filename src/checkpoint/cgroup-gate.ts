@@ -7,29 +7,38 @@ import { join } from 'node:path';
  * milliseconds, unless another has entered one just before. That can be while it is still decided whether to restore at all: this process enters the one that it is in.
  */
 export class CgroupGate {
-  readonly #file: string | undefined;
+  readonly #self: string;
   #opening = false;
 
-  /** `self`: the files of a process (/proc/self), whose mounts show where its groups are. */
+  /** `self`: the files of this process (/proc/self), whose mounts show where its groups are. */
   constructor(self = '/proc/self') {
-    this.#file = ownProcs(self);
+    this.#self = self;
   }
 
   /** Does not wait. A machine that refuses is slower, nothing else. */
   open(): void {
-    if (this.#file === undefined || this.#opening) return;
+    if (this.#opening) return;
+    const file = ownProcs(this.#self);
+    if (file === undefined) return;
     this.#opening = true;
     const done = () => {
       this.#opening = false;
     };
-    void writeFile(this.#file, String(process.pid)).then(done, done);
+    void writeFile(file, String(process.pid)).then(done, done);
   }
 }
 
-/** `cgroup.procs` of the group that a process is in, in any hierarchy that is mounted here. */
+/** `cgroup.procs` of the group that a process is in, in any hierarchy whose mount here shows it by the name that it has for the process. */
 function ownProcs(self: string): string | undefined {
-  const read = (name: string) => readFileSync(join(self, name), 'utf8').split('\n');
-  const mounts = read('mountinfo').filter((line) => / - cgroup2? /.test(line));
+  const read = (name: string): string[] => {
+    try {
+      return readFileSync(join(self, name), 'utf8').split('\n');
+    } catch {
+      return [];
+    }
+  };
+  // A mount of more or less than the process's own namespace has another root: there the same name is another group.
+  const mounts = read('mountinfo').filter((line) => line.split(' ')[3] === '/' && / - cgroup2? /.test(line));
   for (const line of read('cgroup')) {
     const [, controllers, group] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
     if (controllers === undefined || group === undefined) continue;

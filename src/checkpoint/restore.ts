@@ -42,7 +42,7 @@ export type Restored = {
   /** Process 1 of the restored tree as this process sees it, and as the slot does. */
   readonly pid: number;
   readonly slotPid: number;
-  /** Time spent on files, in criu, and by the helper as a whole. */
+  /** Until the files were in place, beside which criu has started; from then until criu had ended; and by the helper as a whole. */
   readonly filesMs: number;
   readonly criuMs: number;
   readonly totalMs: number;

@@ -98,7 +98,11 @@ export class PodGroups {
   /** The container's PID 1, undefined before it has become the container's command and when it is gone. A restored application is PID 1 of a namespace of its own below that: not meant. */
   init(podUid: string, containerId: string): number | undefined {
     const all = this.processes(podUid, containerId);
-    return all.find((pid) => isInit(pid, all) && !isRuntime(readText(`/proc/${pid}/cmdline`)));
+    const depths = new Map(all.map((pid) => [pid, depthOf(pid)]));
+    // In a namespace of its own a container can make a process 1 too, and have it adopted from outside, but only further in.
+    const least = Math.min(...[...depths.values()].filter((depth) => depth > 0));
+    const init = all.find((pid) => depths.get(pid) === least && isInit(pid, all));
+    return init === undefined || isRuntime(readText(`/proc/${init}/cmdline`)) ? undefined : init;
   }
 
   /** The ids of the pod's containers that have a group, its sandbox too. */
@@ -172,6 +176,11 @@ function processesIn(group: string): number[] {
     .filter((pid) => pid > 0);
   // Groups that the container made itself, or crun did (`container`).
   return [...own, ...directoriesIn(group).flatMap((name) => processesIn(path.join(group, name)))];
+}
+
+/** In how many PID namespaces the process has a number; 0 when it is gone. */
+function depthOf(pid: number): number {
+  return (/^NSpid:\t(.*)$/m.exec(readText(`/proc/${pid}/status`))?.[1] ?? '').split('\t').filter((number) => number !== '').length;
 }
 
 /** PID 1 of its namespace, started from outside of the container. */

@@ -1,7 +1,10 @@
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
 import { createServer, type Socket } from 'node:net';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { exec, mustExec } from '../../src/lib/exec.ts';
 import type { Container } from '../../src/workloads/host.ts';
 import { get, TestEngine } from '../fixtures/engine.ts';
 import { findings, hostWorkload, Program } from '../fixtures/survive/workloads.ts';
@@ -128,9 +131,16 @@ test('a clone listens on its own address, and sends UDP from it, where the seed 
   const more = `      ports: [8080]\n      readiness: { http: { port: 8080 }, timeoutSeconds: 3 }\n${hidden}`;
   const workload = hostWorkload('addressed', ['/usr/bin/python3', script, gateway(), String(echo.address().port)], more);
 
+  // As on a machine whose mounts are shared, which is what systemd makes of them.
+  const snapshots = join(engine.config.stateDir, 'snapshots');
+  await mustExec(exec, 'mount', ['--bind', snapshots, snapshots]);
+  await mustExec(exec, 'mount', ['--make-shared', snapshots]);
   const { container: seed } = await engine.seed(workload, 'addressed-seed');
   const clones = [await engine.clone(workload, 'addressed-1'), await engine.clone(workload, 'addressed-2')];
+  const mounts = await readFile('/proc/self/mountinfo', 'utf8');
+  await mustExec(exec, 'umount', ['--lazy', snapshots]);
 
+  expect(mounts).not.toContain('files.img');
   for (const container of [seed, ...clones]) {
     const [own] = container.addresses;
     expect(await get(container), container.name).toBe(`${own} ${own} you are ${own}`);
