@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { exec, mustExec } from '../../src/lib/exec.ts';
 import type { Container } from '../../src/workloads/host.ts';
 import { get, TestEngine } from '../fixtures/engine.ts';
@@ -134,11 +134,11 @@ test('a clone listens on its own address, and sends UDP from it, where the seed 
   // As on a machine whose mounts are shared, which is what systemd makes of them.
   const snapshots = join(engine.config.stateDir, 'snapshots');
   await mustExec(exec, 'mount', ['--bind', snapshots, snapshots]);
+  onTestFinished(() => mustExec(exec, 'umount', ['--lazy', snapshots]).then(() => undefined));
   await mustExec(exec, 'mount', ['--make-shared', snapshots]);
   const { container: seed } = await engine.seed(workload, 'addressed-seed');
   const clones = [await engine.clone(workload, 'addressed-1'), await engine.clone(workload, 'addressed-2')];
   const mounts = await readFile('/proc/self/mountinfo', 'utf8');
-  await mustExec(exec, 'umount', ['--lazy', snapshots]);
 
   expect(mounts).not.toContain('files.img');
   for (const container of [seed, ...clones]) {
