@@ -1,6 +1,6 @@
 // Asks from within the cluster, for who asks it through the API server:
 //   /crowd?host=H&count=N   holds N connections to port 80 of H, used once a second, instead of those it held before; answers when all are there
-//   /ask?url=U              one POST to U, answers how it went
+//   /ask?url=U              one request to U, answers how it went
 const http = require('node:http');
 const net = require('node:net');
 
@@ -24,7 +24,7 @@ async function hold(host, count) {
 
 async function ask(url) {
   const began = performance.now();
-  const answer = await fetch(url, { method: 'POST', body: 'x', signal: AbortSignal.timeout(60_000) });
+  const answer = await fetch(url, { signal: AbortSignal.timeout(60_000) });
   const text = await answer.text();
   return { ms: performance.now() - began, status: answer.status, start: answer.headers.get('rekindle-start'), text: text.slice(0, 500) };
 }
