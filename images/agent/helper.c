@@ -7,7 +7,8 @@
 //                  [--mount AT]… [--stdout] [--stderr] [--own-files] [--merge] [--generation N] [--preload LIB] -- criu swrk 105
 //       One restore into the slot, as a transaction: files in, criu run inside the slot's namespaces and cgroups, rights compared, `restored`
 //       told to the slot over descriptor 3. On failure or deadline everything that was started is killed, every file put back, and the
-//       reason is on stderr. It outlives the agent. --own-files: the work directory's files.img takes the place of the images' own. What criu is to do is in DIR/request (criu/images/rpc.proto). It finds: descriptor 100 the
+//       reason is on stderr. It outlives the agent. --own-files: the work directory's files.img takes the place of the images' own.
+//       What criu is to do is in DIR/request (criu/images/rpc.proto). It finds: descriptor 100 the
 //       network namespace, 101 and 102 the slot's stdout and stderr, 103 the images; in the process that asks, 104 the work directory;
 //       /run/rekindle/0 the slot's root, /run/rekindle/1 … the mounts in the order given. Prints `resumed` as soon as the
 //       application runs, and one JSON line once the slot has been told.
@@ -291,8 +292,8 @@ static void judge(int init) {
   _exit(0);
 }
 
-// Every task is restored and stopped, none has run an instruction of its own. What is not fit is killed before criu is, whose end lets go of it; the judge is a process of
-// its own: one that crashes or is killed (no memory) has not said yes.
+// Every task is restored and stopped, none has run an instruction of its own. The judge is a process of its own: one that crashes or is killed (no
+// memory) has not said yes.
 static bool fit_to_run(int init) {
   int status = 1;
   pid_t judging = init > 1 ? fork() : -1;
@@ -302,7 +303,6 @@ static bool fit_to_run(int init) {
   else
     while (waitpid(judging, &status, 0) < 0 && errno == EINTR) {}
   if (judging > 0 && WIFSIGNALED(status)) fprintf(stderr, "helper: looking at the clone's rights was ended by signal %d\n", WTERMSIG(status));
-  if (status && init > 1) kill(init, SIGKILL);
   return status == 0;
 }
 

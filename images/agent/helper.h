@@ -48,7 +48,7 @@ void each_restored(int init, void (*f)(int pid, void *arg), void *arg);
 
 // helper-criu.c
 // What a restore waits for: criu (a process that runs, and has its request), the slot, whose files criu is about to open, and whether what was restored
-// (process 1 of it is `init`) may run. False ends criu.
+// (process 1 of it is `init`) may run: where not, it is killed. False ends criu.
 struct restore_steps { void (*started)(pid_t criu); bool (*ready)(void); bool (*fit)(int init); };
 // Runs `command` (criu swrk AS) and sends it the request in the file `request`. Returns the PID of the restored process 1 once criu has ended well, else 0.
 int criu_restore(char **command, const char *request, int as, int said, const char *preload, struct restore_steps steps);

@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { type CgroupLayout, cgroupLayout, cgroupMemberships, groupDirectories } from './doctor/cgroups.ts';
 
 /**
  * The kernel lets a process into a cgroup only after a grace period of RCU (cgroup_threadgroup_rwsem in kernel/cgroup/cgroup.c), on a busy machine more than ten
@@ -8,46 +9,31 @@ import { join } from 'node:path';
  */
 export class CgroupGate {
   readonly #self: string;
+  readonly #layout: CgroupLayout;
   #opening = false;
 
   /** `self`: the files of this process (/proc/self), whose mounts show where its groups are. */
   constructor(self = '/proc/self') {
     this.#self = self;
+    // Wherever they are mounted. A mount of more or less than the process's own namespace has another root: there the same name is another group.
+    const layout = cgroupLayout(readFileSync(join(self, 'mountinfo'), 'utf8'), '');
+    this.#layout = { ...layout, hierarchies: layout.hierarchies.filter(({ root }) => root === '/') };
   }
 
   /** Does not wait. A machine that refuses is slower, nothing else. */
   open(): void {
     if (this.#opening) return;
-    const file = ownProcs(this.#self);
-    if (file === undefined) return;
     this.#opening = true;
     const done = () => {
       this.#opening = false;
     };
-    void writeFile(file, String(process.pid)).then(done, done);
+    void this.#enter().then(done, done);
   }
-}
 
-/** `cgroup.procs` of the group that a process is in, in any hierarchy whose mount here shows it by the name that it has for the process. */
-function ownProcs(self: string): string | undefined {
-  const read = (name: string): string[] => {
-    try {
-      return readFileSync(join(self, name), 'utf8').split('\n');
-    } catch {
-      return [];
-    }
-  };
-  // A mount of more or less than the process's own namespace has another root: there the same name is another group.
-  const mounts = read('mountinfo').filter((line) => line.split(' ')[3] === '/' && / - cgroup2? /.test(line));
-  for (const line of read('cgroup')) {
-    const [, controllers, group] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
-    if (controllers === undefined || group === undefined) continue;
-    const mount = mounts.find((one) => {
-      const [type, , options = ''] = (one.split(' - ')[1] ?? '').split(' ');
-      return controllers === '' ? type === 'cgroup2' : options.split(',').includes(controllers.split(',')[0] ?? '');
-    });
-    const file = mount === undefined ? undefined : join(mount.split(' ')[4] ?? '', group, 'cgroup.procs');
-    if (file !== undefined && existsSync(file)) return file;
+  async #enter(): Promise<void> {
+    const memberships = cgroupMemberships(await readFile(join(this.#self, 'cgroup'), 'utf8'));
+    const files = groupDirectories(this.#layout, memberships).map((group) => join(group, 'cgroup.procs'));
+    const file = files.find((one) => existsSync(one));
+    if (file !== undefined) await writeFile(file, String(process.pid));
   }
-  return undefined;
 }

@@ -98,11 +98,13 @@ export class PodGroups {
   /** The container's PID 1, undefined before it has become the container's command and when it is gone. A restored application is PID 1 of a namespace of its own below that: not meant. */
   init(podUid: string, containerId: string): number | undefined {
     const all = this.processes(podUid, containerId);
-    const depths = new Map(all.map((pid) => [pid, depthOf(pid)]));
+    const standing = all.flatMap((pid) => standingOf(pid) ?? []);
     // In a namespace of its own a container can make a process 1 too, and have it adopted from outside, but only further in.
-    const least = Math.min(...[...depths.values()].filter((depth) => depth > 0));
-    const init = all.find((pid) => depths.get(pid) === least && isInit(pid, all));
-    return init === undefined || isRuntime(readText(`/proc/${init}/cmdline`)) ? undefined : init;
+    const least = Math.min(...standing.map(({ numbers }) => numbers.length));
+    const init = standing.find(
+      ({ numbers, parent }) => numbers.length === least && least > 1 && numbers.at(-1) === '1' && !all.includes(parent),
+    );
+    return init === undefined || isRuntime(init.pid) ? undefined : init.pid;
   }
 
   /** The ids of the pod's containers that have a group, its sandbox too. */
@@ -178,17 +180,18 @@ function processesIn(group: string): number[] {
   return [...own, ...directoriesIn(group).flatMap((name) => processesIn(path.join(group, name)))];
 }
 
-/** In how many PID namespaces the process has a number; 0 when it is gone. */
-function depthOf(pid: number): number {
-  return (/^NSpid:\t(.*)$/m.exec(readText(`/proc/${pid}/status`))?.[1] ?? '').split('\t').filter((number) => number !== '').length;
-}
+type Standing = {
+  readonly pid: number;
+  readonly parent: number;
+  /** In each PID namespace that the process has one in, outermost first. */
+  readonly numbers: readonly string[];
+};
 
-/** PID 1 of its namespace, started from outside of the container. */
-function isInit(pid: number, all: readonly number[]): boolean {
+/** Undefined when it is gone. */
+function standingOf(pid: number): Standing | undefined {
   const status = readText(`/proc/${pid}/status`);
-  const numbers = /^NSpid:\t(.*)$/m.exec(status)?.[1]?.split('\t') ?? [];
-  const parent = Number(/^PPid:\t(\d+)$/m.exec(status)?.[1] ?? 0);
-  return numbers.length > 1 && numbers.at(-1) === '1' && !all.includes(parent);
+  const numbers = /^NSpid:\t(.+)$/m.exec(status)?.[1]?.split('\t');
+  return numbers === undefined ? undefined : { pid, parent: Number(/^PPid:\t(\d+)$/m.exec(status)?.[1] ?? 0), numbers };
 }
 
 function directoriesIn(dir: string): string[] {

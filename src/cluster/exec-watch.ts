@@ -104,7 +104,7 @@ export class CommandWatch {
     const tasks = this.#processes().flatMap((pid) => taskOf(pid) ?? []);
     const inside = new Set(tasks.map(({ pid }) => pid));
     const came = tasks.filter(({ parent, startTick }) => !inside.has(parent) && startTick >= this.#sinceTick);
-    return { tasks, roots: came.filter(({ pid }) => !isRuntime(commandOf(pid))) };
+    return { tasks, roots: came.filter(({ pid }) => !isRuntime(pid)) };
   }
 }
 
@@ -125,7 +125,8 @@ export function killTree(pid: number, processes: () => readonly number[]): void 
 }
 
 /** A runtime's process that has not become the command yet: to be left alone, its parent waits for it. */
-export function isRuntime(command: string): boolean {
+export function isRuntime(pid: number): boolean {
+  const command = commandOf(pid);
   const [program = '', argument] = command.split('\0');
   return command === '' || argument === 'init' || /^(?:.*\/)?(?:runc|crun|youki|runsc|kata-runtime|exe)$/.test(program);
 }

@@ -17,7 +17,7 @@ import {
 } from './fixture/parking.ts';
 import { agentOn, agents, agentsOnlyOn, crash, gatewayAddress, silentApiServer, withoutRedis } from './fixture/roles.ts';
 import { get, nameOf, startOf, untilEverywhere } from './fixture/snapshots.ts';
-import { aDeployment, PATIENT, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
+import { aDeployment, asks, PATIENT, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
 
 /** Parts of rekindle, or of Kubernetes, are away: nothing else is tested meanwhile. */
 const space = aNamespace();
@@ -26,8 +26,7 @@ const signal = () => AbortSignal.timeout(10_000);
 const TIMEOUT = { timeout: 240_000 };
 const RESTORED = /^restored in \d+ ms$/;
 const IDLE_SECONDS = 20;
-const probe = { readinessProbe: { httpGet: { path: '/', port: PORT }, periodSeconds: 5 } };
-const who = (name: string) => aDeployment({ name, command: WHO_COMMAND, properties: 'patient', container: probe });
+const who = (name: string) => aDeployment({ name, command: WHO_COMMAND, properties: 'patient', container: asks('/') });
 
 const ask = async (pod: V1Pod) => JSON.parse(await get(space, pod)) as Who;
 /** The same without the API server: from this machine, which all networks of its own cluster lead to. */

@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, expect, test } from 'vitest';
+import { afterEach, expect, test, vi } from 'vitest';
 import { PodGroups } from '../../src/cluster/cgroups.ts';
 
 const POD = '8919d397-f545-4664-bf69-c69ded9d2596';
@@ -24,10 +24,11 @@ async function processOne(levels: number, command: readonly string[]): Promise<n
   let pid = child.pid ?? 0;
   for (let level = 0; level < levels; level++) {
     const parent = pid;
-    pid = await expect
-      .poll(() => childOf(parent))
-      .toBeGreaterThan(0)
-      .then(() => childOf(parent));
+    pid = await vi.waitFor(async () => {
+      const child = await childOf(parent);
+      expect(child).toBeGreaterThan(0);
+      return child;
+    });
   }
   await expect.poll(() => readFile(`/proc/${pid}/cmdline`, 'utf8')).toBe(`${command.join('\0')}\0`);
   return pid;
