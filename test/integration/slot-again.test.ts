@@ -270,6 +270,8 @@ function answerOf(port: number): Promise<string | undefined> {
       socket.destroy();
     });
     socket.on('error', () => undefined);
+    // An application that is asked to end between accept(2) and its answer never gives it.
+    socket.setTimeout(500, () => socket.destroy());
     socket.once('close', () => resolve(got === '' ? undefined : got));
   });
 }
