@@ -5,13 +5,14 @@ import type { View } from '../queue/truth.ts';
 import type { SlotConnection } from '../slots/slot-connection.ts';
 import type { Snapshot } from '../snapshots/shelf.ts';
 import type { Container } from '../workloads/host.ts';
-import { retentionOf } from '../workloads/normalise.ts';
+import { coldReason, retentionOf } from '../workloads/normalise.ts';
+import type { WorkloadSpec } from '../workloads/workload.ts';
 import { startAgain } from './container-process.ts';
 import { type Decision, decide, SEED_RUNS } from './decide.ts';
 import { type AgentListener, type Cold, type InstanceState, WAS_SEED } from './events.ts';
 import type { Inventory } from './inventory.ts';
 import { Pool, type PoolDeps } from './pool.ts';
-import { Restorer, type RestorerDeps } from './restorer.ts';
+import { isFinishedByUs, Restorer, type RestorerDeps } from './restorer.ts';
 import type { SeedDeps } from './seed.ts';
 import { Seeds } from './seeds.ts';
 import { SlotProof } from './slot-proof.ts';
@@ -101,6 +102,18 @@ export class Agent implements AsyncDisposable {
   async received({ manifest }: Snapshot): Promise<void> {
     const described = this.#deps.view().workloads?.get(manifest.workload);
     if (described !== undefined) await this.#seeds.prune({ name: described.name, ...described.spec }, manifest.specHash);
+  }
+
+  /**
+   * The snapshot from which a container that is still to be made will be restored, as far as that can be told from its description; undefined where there is
+   * none, or where more than the application itself decides when it is ready.
+   */
+  expects({ workload, revision }: { readonly workload: WorkloadSpec; readonly revision: string }): string | undefined {
+    const { index, inventory, view } = this.#deps;
+    const hash = index.get(workload.name, revision);
+    if (hash === undefined || coldReason(workload) !== undefined || this.#seeds.refusal(hash) !== undefined) return undefined;
+    if (isFinishedByUs(workload)) return undefined;
+    return inventory.fitting(hash, workload) ?? inventory.elsewhere(hash, workload, view().nodes);
   }
 
   /** For `SlotServer`: takes every connection from its hello on. */
@@ -200,7 +213,8 @@ export class Agent implements AsyncDisposable {
     const snapshot = await store.find(hash, machine, retentionOf(workload).maxAgeMs);
     const refusal = snapshot === undefined ? (this.#seeds.refusal(hash) ?? (await this.#seeds.quarantined(hash))) : undefined;
     const elsewhere = snapshot === undefined ? inventory.elsewhere(hash, workload, view().nodes) : undefined;
-    const decision = decide({ workload, restarts, snapshot, elsewhere, refusal, seedRuns: this.#seeds.runs(hash) });
+    const held = pod?.held ?? true;
+    const decision = decide({ workload, held, restarts, snapshot, elsewhere, refusal, seedRuns: this.#seeds.runs(hash) });
     // At once: another of its kind may be waiting for the same decision.
     return decision.do === 'seed' ? { do: 'seed', hash, mounts, held: this.#seeds.hold(hash) } : decision;
   }

@@ -2,6 +2,8 @@ import type { ErrorCode } from '../lib/errors.ts';
 
 /** What an instance is: DESIGN.md's words. `seed` serves too, and is being made into a snapshot. */
 export type InstanceState =
+  /** Of a pod: its containers are still to be made, and it will be restored. */
+  | { readonly at: 'expected'; readonly snapshot: string }
   | { readonly at: 'restoring'; readonly snapshot: string }
   | { readonly at: 'live'; readonly snapshot: string; readonly timing: RestoreTiming }
   /** Restored under an earlier agent, and heard again by this one. */

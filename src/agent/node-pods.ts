@@ -128,6 +128,7 @@ function partOf(state: InstanceState): Partial<Known> | undefined {
       return { state: 'cold', ready: true, start: { how: 'cold', reason: state.reason } };
     case 'seed':
       return { state: 'seed', ready: state.step !== 'waiting for readiness', start: { how: 'cold' } };
+    case 'expected':
     case 'ended':
     case 'parked':
       return undefined;

@@ -15,13 +15,13 @@ export type PodReportsDeps = {
   readonly wake: () => void;
 };
 
-/** What is to be told of a pod. `gate` undefined leaves it as it is. */
+/** What is to be told of a pod. What is undefined is left as it is. */
 type Report = {
   readonly namespace: string;
   readonly name: string;
-  readonly state: PodState;
+  readonly state?: PodState;
   /** How it came to be, for the annotation. */
-  readonly start: string;
+  readonly start?: string;
   readonly gate?: { readonly reason: string; readonly message: string };
   readonly event?: { readonly type: 'Normal' | 'Warning'; readonly reason: string; readonly message: string };
   /** Already told: the condition, the event. */
@@ -113,7 +113,11 @@ export class PodReports implements Controller {
     const condition = gate && { type: GATE, status: 'True', reason: gate.reason, message: gate.message, lastTransitionTime: at };
     const patch = {
       // With the uid, a pod that has taken the name meanwhile is left alone.
-      metadata: { uid, annotations: { [START_ANNOTATION]: start }, labels: { [STATE_LABEL]: state } },
+      metadata: {
+        uid,
+        ...(start === undefined ? {} : { annotations: { [START_ANNOTATION]: start } }),
+        ...(state === undefined ? {} : { labels: { [STATE_LABEL]: state } }),
+      },
       ...(condition === undefined ? {} : { status: { conditions: [condition] } }),
     };
     await this.#deps.cluster.patch(PODS, { name, namespace, subresource: 'status' }, patch, 'strategic', signal).catch((error: unknown) => {
@@ -155,6 +159,14 @@ function reportOf(state: InstanceState): Pick<Report, 'state' | 'start' | 'gate'
     case 'restoring':
     case 'ended':
       return undefined;
+    // The kubelet hears of a gate that opens only when it next looks at the pod, up to a second later; its own probe holds the pod as long as is right.
+    case 'expected':
+      return {
+        gate: {
+          reason: 'Restoring',
+          message: `restored from snapshot ${state.snapshot.slice(0, 12)} as it starts; its own probe tells when it is ready`,
+        },
+      };
     case 'back':
       return { state: 'live', start: 'restored', gate: { reason: 'Restored', message: 'restored under an earlier agent' } };
     case 'parked':

@@ -12,6 +12,7 @@ import type { SlotConnection } from '../slots/slot-connection.ts';
 import type { Manifest } from '../snapshots/manifest.ts';
 import type { Container, Host } from '../workloads/host.ts';
 import { afterRestoreOf, type NormalProbe, readinessOf } from '../workloads/normalise.ts';
+import type { WorkloadSpec } from '../workloads/workload.ts';
 import { type TargetDeps, targetOf } from './targets.ts';
 
 export type RestorerDeps = TargetDeps & {
@@ -88,7 +89,7 @@ export class Restorer {
   /** An application for which nothing is done before it counts as live is asked while criu and the helper finish. */
   #askAhead(container: Container, signal: AbortSignal): void {
     const { workload } = container;
-    if (workload.restore.identity === 'file' || afterRestoreOf(workload).length > 0) return;
+    if (isFinishedByUs(workload)) return;
     const ready = this.#untilReady(container, workload.restore.deadlineSeconds * 1000, signal);
     // Whoever enlivens it hears of a failure.
     ready.catch(() => undefined);
@@ -156,6 +157,11 @@ export class Restorer {
     });
     if (written.status !== 0) throw new RekindleError('not_ready', `cannot write ${file} in ${container.name}: ${written.output.trim()}`);
   }
+}
+
+/** Whether something is done in a restored application before it counts as live. */
+export function isFinishedByUs(workload: Pick<WorkloadSpec, 'restore'>): boolean {
+  return workload.restore.identity === 'file' || afterRestoreOf(workload).length > 0;
 }
 
 /** The readiness check of a container; where none is said, its first port takes connections. */

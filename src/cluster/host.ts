@@ -28,6 +28,9 @@ export type TrialMaker = {
   remove(uid: string): Promise<void>;
 };
 
+/** A pod whose containers are still to be made. */
+export type ComingPod = { readonly uid: string; readonly name: string; readonly workload: WorkloadSpec; readonly revision: string };
+
 export type ClusterHostDeps = {
   readonly cluster: Cluster;
   readonly cri: Pick<Cri, 'containersOf' | 'container' | 'execSync'>;
@@ -40,6 +43,11 @@ export type ClusterHostDeps = {
   readonly groups: Pick<PodGroups, 'init' | 'processesOf'>;
   /** Called once for a pod that is held by our gate and that no agent can decide about, since it has no valid description; `reason` says what is wrong with it. */
   readonly undescribed: (pod: { readonly uid: string; readonly name: string; readonly workload: string }, reason: string) => void;
+  /**
+   * Asked once of a pod that is held by our gate, has a readiness probe of its own and has not begun to start: whether it will be restored. Of those for which
+   * this is true the gate is being opened, see `PodFacts.held`.
+   */
+  readonly expects: (pod: ComingPod) => boolean;
   /** This node's name. */
   readonly node: string;
   /** Where the node's own files are. */
@@ -86,6 +94,8 @@ export class ClusterHost implements ContainerMaker {
   readonly #known = new Map<string, Known>();
   readonly #pools = new Map<string, PoolMembership>();
   readonly #complained = new Set<string>();
+  /** Pods of which it was asked whether they will be restored, and the answer. */
+  readonly #expected = new Map<string, boolean>();
 
   /** Follows the node's pods until the signal aborts. */
   constructor(deps: ClusterHostDeps, signal: AbortSignal) {
@@ -242,6 +252,17 @@ export class ClusterHost implements ContainerMaker {
       if (this.#pools.delete(uid)) void rm(join(this.#deps.poolDir, uid), { force: true });
     }
     for (const uid of this.#complained) if (!this.#byUid.has(uid)) this.#complained.delete(uid);
+    for (const uid of this.#expected.keys()) if (!this.#byUid.has(uid)) this.#expected.delete(uid);
+    for (const pod of this.#byUid.values()) this.#expect(pod);
+  }
+
+  #expect(pod: V1Pod): void {
+    const { uid = '', name = '' } = pod.metadata ?? {};
+    if (this.#expected.has(uid)) return;
+    const spec = slotContainerOf(pod);
+    const tells = spec?.readinessProbe !== undefined && !parks(spec) && !hasStarted(pod) && isGateShut(pod);
+    const workload = tells ? workloadOf(pod) : undefined;
+    this.#expected.set(uid, workload !== undefined && this.#deps.expects({ uid, name, workload, revision: revisionOf(pod) }));
   }
 
   /** Once per pod that waits for us: nothing will come of that. Those that the webhook left alone wait for nobody. */
@@ -315,7 +336,7 @@ export class ClusterHost implements ContainerMaker {
       imageDigest: running.imageId.includes(':') ? running.imageId : `sha256:${running.imageId}`,
       volumes: volumesOf(pod, spec, pid),
       createdAtMs: creationTimestamp === undefined ? running.createdAtMs : new Date(creationTimestamp).getTime(),
-      pod: factsOf(pod, spec),
+      pod: { ...factsOf(pod, spec), held: isGateShut(pod) && this.#expected.get(uid) !== true },
     };
     this.#known.set(uid, container);
     return this.#withPool(container);
@@ -366,7 +387,7 @@ function nameOfWorkload(pod: V1Pod): string {
 }
 
 /** Beyond what is read from the slot itself, what two pods must share to be clones of each other. */
-function factsOf(pod: V1Pod, container: V1Container): PodFacts {
+function factsOf(pod: V1Pod, container: V1Container): Omit<PodFacts, 'held'> {
   const { securityContext, serviceAccountName = 'default' } = pod.spec ?? {};
   const { sysctls, ...security } = securityContext ?? {};
   return {
@@ -375,8 +396,16 @@ function factsOf(pod: V1Pod, container: V1Container): PodFacts {
     container: container.name,
     security: JSON.stringify([security, container.securityContext ?? {}]),
     sysctls: Object.fromEntries((sysctls ?? []).map(({ name, value }) => [name, value])),
-    revision: pod.metadata?.labels?.['pod-template-hash'] ?? pod.metadata?.labels?.['controller-revision-hash'] ?? '',
+    revision: revisionOf(pod),
   };
+}
+
+function revisionOf({ metadata }: V1Pod): string {
+  return metadata?.labels?.['pod-template-hash'] ?? metadata?.labels?.['controller-revision-hash'] ?? '';
+}
+
+function hasStarted({ status }: V1Pod): boolean {
+  return status?.containerStatuses?.some(({ state, restartCount }) => state?.waiting === undefined || restartCount > 0) === true;
 }
 
 /** Pods of Jobs stay when they have ended. */

@@ -81,7 +81,11 @@ export type AgentPlace<H extends ContainerMaker> = AsyncDisposable & {
   /** Adds to what every node tells; `onChange` takes what is to be called when that has changed. */
   readonly truth?: (told: NodeTruth) => NodeTruth;
   readonly onChange?: (changed: () => void) => void;
+  /** Takes what tells of a container that is still to be made from which snapshot it will be restored. */
+  readonly expect?: (expectation: Expectation) => void;
 };
+
+export type Expectation = Agent['expects'];
 
 export type AgentOptions = {
   readonly log: Log;

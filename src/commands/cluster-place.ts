@@ -18,7 +18,7 @@ import { installSlotFiles } from '../local/slot-files.ts';
 import type { SharedView } from '../queue/truth.ts';
 import { SnapshotStore } from '../snapshots/store.ts';
 import { AGENT_PORT } from '../workloads/kubernetes.ts';
-import type { AgentPlace } from './agent-engine.ts';
+import type { AgentPlace, Expectation } from './agent-engine.ts';
 import type { Context } from './context.ts';
 import { mountRunDir } from './engine.ts';
 
@@ -64,6 +64,8 @@ export async function openClusterPlace(
   });
   const groups = PodGroups.of(NODE_INIT, () => monotonicClock.now());
   let reporting: Loop | undefined;
+  // Before there is an agent nobody knows.
+  let expected: Expectation = () => undefined;
   const reports = new PodReports({
     cluster: kube,
     log: log.child({ component: 'pods' }),
@@ -82,6 +84,12 @@ export async function openClusterPlace(
       // Nobody else would open its gate before the deadline.
       undescribed: (pod, reason) =>
         reports.onEvent({ type: 'instance', ...pod, state: { at: 'cold', why: 'failed', reason, code: 'config_invalid' } }),
+      expects: ({ uid, name, workload, revision }) => {
+        const snapshot = expected({ workload, revision });
+        if (snapshot === undefined) return false;
+        reports.onEvent({ type: 'instance', uid, name, workload: workload.name, state: { at: 'expected', snapshot } });
+        return true;
+      },
       groups,
       node: options.node,
       nodeRoot: NODE_ROOT,
@@ -138,6 +146,9 @@ export async function openClusterPlace(
       return { ...told, slots, pods: pods.truth() };
     },
     image: (reference, until) => cri.image(reference, until),
+    expect: (expectation) => {
+      expected = expectation;
+    },
     onChange: (callback) => {
       changed = callback;
     },

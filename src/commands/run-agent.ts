@@ -130,6 +130,7 @@ async function runNode(context: Context, command: AgentCommand & { readonly redi
   });
   engine.onChange(() => teller.now());
   place.onChange?.(() => teller.now());
+  place.expect?.(agent.expects.bind(agent));
   secret.onChange(() => agent.pool.rehash());
   let described = view.view.workloads;
   const stopFollowing = view.onChange(() => {

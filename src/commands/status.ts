@@ -144,6 +144,8 @@ function inWords(state: InstanceState | PooledState): string {
       return `cold: ${state.reason}`;
     case 'seed':
       return `seed, ${state.step}`;
+    case 'expected':
+      return 'being made, to be restored';
     case 'restoring':
       return 'restoring';
     case 'parked':

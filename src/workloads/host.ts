@@ -28,7 +28,7 @@ export type PoolMembership = {
   readonly started?: { readonly how: 'restore' | 'cold'; readonly ms: number; readonly snapshot?: string; readonly reason?: string };
 };
 
-/** Of a container of a pod: what two must share to be clones of each other, beyond what their slots show. */
+/** Of a container of a pod: what two must share to be clones of each other, beyond what their slots show; and what is its own. */
 export type PodFacts = {
   readonly namespace: string;
   readonly serviceAccount: string;
@@ -39,6 +39,8 @@ export type PodFacts = {
   readonly sysctls: Readonly<Record<string, string>>;
   /** Of the pod template that it was made from, where its owner says one. */
   readonly revision: string;
+  /** Whether nobody is sent to it before we say so: our gate is shut. */
+  readonly held: boolean;
 };
 
 /** A container whose PID 1 is the slot (or was, before it became the application). */

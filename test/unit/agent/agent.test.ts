@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
+import { parseRekindleFile } from '../../../src/workloads/file.ts';
 import { until } from '../../fixtures/until.ts';
-import { aFolder } from '../snapshots/builders.ts';
+import { aFolder, publish } from '../snapshots/builders.ts';
 import { anAgent } from './rig.ts';
 
 test('of those that say hello at once one is made into the snapshot, and the others say so', async () => {
@@ -30,4 +31,26 @@ test('one for which nothing can be decided starts cold, and the reason is told',
     code: 'internal',
     reason: 'it could not be decided how it starts: EIO: the disk does not answer',
   });
+});
+
+test('what is still to be made is expected to be restored where a snapshot of its description is here, and it alone tells when it is ready', async () => {
+  await using folder = await aFolder();
+  await using rig = await anAgent(folder.path);
+  const { agent, store, index, inventory } = rig;
+  const expectedOf = (restore: string, revision = 'r1') => {
+    const [workload] = parseRekindleFile(`workloads: { web: { container: { rootfs: host, command: [x] }${restore} } }`, 'f', '/');
+    return workload && agent.expects({ workload, revision });
+  };
+  const { digest } = await publish(store);
+
+  expect(expectedOf('')).toBeUndefined();
+  index.set('web', 'r1', 'spec-1');
+  expect(expectedOf('')).toBeUndefined();
+  await inventory.refresh();
+  expect(expectedOf('')).toBe(digest);
+
+  expect(expectedOf('', 'r2')).toBeUndefined();
+  expect(expectedOf(', restore: { cold: it says so }')).toBeUndefined();
+  expect(expectedOf(', restore: { identity: file }')).toBeUndefined();
+  expect(expectedOf(', restore: { after: { command: x } }')).toBeUndefined();
 });

@@ -45,6 +45,20 @@ test('a restored pod has its gate opened, and how long it took is told', async (
   });
 });
 
+test('one that will be restored has its gate opened before its containers are made, and nothing else told', async () => {
+  const { reports, say, look } = await aPod();
+
+  say({ at: 'expected', snapshot: 'a'.repeat(64) });
+  await reports.reconcile(signal);
+  const before = await look();
+  say({ at: 'restoring', snapshot: 'a'.repeat(64) });
+  say(live);
+  await reports.reconcile(signal);
+
+  expect(before).toMatchObject({ label: undefined, start: undefined, gate: { status: 'True', reason: 'Restoring' }, events: [] });
+  expect(await look()).toMatchObject({ label: 'live', gate: { status: 'True', reason: 'Restored' } });
+});
+
 test('a seed is held until it has been dumped', async () => {
   const { reports, say, look } = await aPod();
 

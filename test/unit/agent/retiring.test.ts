@@ -12,7 +12,7 @@ import { until } from '../../fixtures/until.ts';
 
 /** As a pod's, whose command line says that it is a slot. */
 const PROGRAM = ['bash', '-c', 'exec -a /rekindle/slot "$0" "$@"', SLOT];
-const POD = { namespace: 'shop', serviceAccount: 'default', container: 'web', security: '', sysctls: {}, revision: 'r' };
+const POD = { namespace: 'shop', serviceAccount: 'default', container: 'web', security: '', sysctls: {}, revision: 'r', held: true };
 
 /** A node whose slots an earlier agent parked, and which then ended. */
 async function aNode(uids: readonly string[]) {

@@ -53,6 +53,8 @@ export async function anAgent(dir: string, overrides: Partial<ContainerMaker> = 
   await mkdir(join(dir, 'snapshots'));
   const events: AgentEvent[] = [];
   const specKey = () => Buffer.alloc(32, 1);
+  const index = new SpecIndex({ path: join(dir, 'hashes.json'), log: silentLog, key: specKey });
+  const inventory = new Inventory({ store, machine, now: () => 0 });
   const tools = { criu: 'criu', helper: 'helper', preload: undefined, criuRunDir: dir, hostRoot: '' };
   const agent = new Agent({
     ...{ host, store, machine, exec, clock: monotonicClock, log, workDir: dir, concurrency: 1, randomProbe: '' },
@@ -61,8 +63,8 @@ export async function anAgent(dir: string, overrides: Partial<ContainerMaker> = 
     dial: { spawnDuplex, connect: '' },
     largePages: { hold: () => ({ [Symbol.dispose]: () => {} }) },
     listener: (event) => events.push(event),
-    index: new SpecIndex({ path: join(dir, 'hashes.json'), log: silentLog, key: specKey }),
-    inventory: new Inventory({ store, machine, now: () => 0 }),
+    index,
+    inventory,
     view: () => ({ nodes: new Map(), gateways: new Map(), scaler: undefined, workloads: undefined }),
     claimSeed: async () => new AsyncDisposableStack(),
     bring: unused,
@@ -80,5 +82,6 @@ export async function anAgent(dir: string, overrides: Partial<ContainerMaker> = 
   };
   const stateOf = (uid: string): InstanceState | undefined =>
     events.flatMap((event) => (event.type === 'instance' && event.uid === uid ? [event.state] : [])).at(-1);
-  return { agent, store, containers, start, stateOf, [Symbol.asyncDispose]: () => server.close().then(() => agent[Symbol.asyncDispose]()) };
+  const end = () => server.close().then(() => agent[Symbol.asyncDispose]());
+  return { agent, store, index, inventory, containers, start, stateOf, [Symbol.asyncDispose]: end };
 }

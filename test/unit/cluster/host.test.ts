@@ -1,13 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import { expect, test } from 'vitest';
 import type { CriContainer, CriContainerStatus } from '../../../src/cluster/cri.ts';
-import { ClusterHost, type TrialMaker } from '../../../src/cluster/host.ts';
+import { ClusterHost, type ComingPod, type TrialMaker } from '../../../src/cluster/host.ts';
 import { PODS, type PodSpec } from '../../../src/cluster/kinds.ts';
 import { isAlive, taskOf } from '../../../src/cluster/task.ts';
 import { monotonicClock as clock } from '../../../src/lib/clock.ts';
 import { RekindleError } from '../../../src/lib/errors.ts';
 import { silentLog } from '../../../src/lib/log.ts';
-import { ENABLED_LABEL, GATE, WORKLOAD_ANNOTATION } from '../../../src/workloads/kubernetes.ts';
+import { ENABLED_LABEL, GATE, MODE_VARIABLE, WORKLOAD_ANNOTATION } from '../../../src/workloads/kubernetes.ts';
 import { FakeCluster } from '../../fixtures/fake-cluster.ts';
 
 const signal = new AbortController().signal;
@@ -23,6 +23,7 @@ async function rig() {
   const cluster = new FakeCluster();
   const asked: string[] = [];
   const undescribed: string[] = [];
+  const coming: ComingPod[] = [];
   const broken = new Map<string, RekindleError>();
   const hidden = new Set<string>();
   const running = (podUid: string): CriContainer => ({
@@ -49,6 +50,10 @@ async function rig() {
       whyFilled: () => undefined,
       addressesOf: () => ['10.0.0.1'],
       groups: { init: (uid) => (hidden.has(uid) ? undefined : process.pid), processesOf: () => [] },
+      expects: (pod) => {
+        coming.push(pod);
+        return pod.workload.name === 'shop.known';
+      },
       undescribed: ({ name, workload }, reason) => undescribed.push(`${name} of ${workload}: ${reason}`),
     },
     signal,
@@ -62,7 +67,7 @@ async function rig() {
     return made.metadata?.uid ?? '';
   };
   await host.synced;
-  return { host, aPod, asked, undescribed, broken, hidden };
+  return { host, aPod, asked, undescribed, coming, broken, hidden };
 }
 
 test('a pod whose container its runtime cannot tell of hides no other', async () => {
@@ -104,6 +109,24 @@ test('a pod whose description nobody wrote for it has no container to restore in
   );
 
   expect(await Promise.all(found.map((uid) => host.find(uid)))).toEqual([undefined, undefined, undefined]);
+});
+
+test('of a pod that comes it is asked once whether it will be restored, where its own probe can tell when it is ready', async () => {
+  const { host, aPod, coming } = await rig();
+  const readinessGates = [{ conditionType: GATE }];
+  const app = { name: 'app', command: ['/rekindle/slot', 'app'], readinessProbe: { tcpSocket: { port: 80 } } };
+  const parking = { ...app, env: [{ name: MODE_VARIABLE, value: 'on-demand' }] };
+  const uid = await aPod('known', 'Pending', '{"container":{}}', { readinessGates, containers: [app] });
+  const strange = await aPod('strange', 'Pending', '{"container":{}}', { readinessGates, containers: [app] });
+  await aPod('free', 'Pending', '{"container":{}}', { containers: [app] });
+  await aPod('unprobed', 'Pending', '{"container":{}}', { readinessGates });
+  await aPod('parking', 'Pending', '{"container":{}}', { readinessGates, containers: [parking] });
+  await aPod('garbled', 'Pending', '{', { readinessGates, containers: [app] });
+
+  expect(coming.map(({ name }) => name)).toEqual(['known', 'strange']);
+  // Its gate is being opened, whatever the API server has told by now.
+  expect((await host.find(uid))?.pod?.held).toBe(false);
+  expect((await host.find(strange))?.pod?.held).toBe(true);
 });
 
 test('a pod that our gate holds and nobody can decide about is told of once, with what is wrong', async () => {
