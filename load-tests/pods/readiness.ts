@@ -52,7 +52,7 @@ export async function oneMore(stage: Stage, report: Report, rounds: number): Pro
 const MOMENTS = {
   scheduled: 'it has a node',
   running: 'its container runs',
-  told: 'its gate is open',
+  told: 'its agent has told of it',
   containersReady: 'its probe passed',
 };
 
@@ -63,7 +63,8 @@ async function timeEach(stage: Stage, suffix: string, rounds: number): Promise<R
       // Not always after the same other, whose end is still under way.
       const way = WAYS[(i + j) % WAYS.length] ?? 'restored';
       const pod = await stage.startOne(way + suffix);
-      if (way === 'restored') restoredMs(pod);
+      // It may be ready before its agent has told how it came to be.
+      if (way === 'restored') (await stage.untilAll(way + suffix, 1, 'told')).forEach(restoredMs);
       seen[way].push(pod);
       await stage.resize(way + suffix, 0);
     }
@@ -84,7 +85,7 @@ export async function manyAtOnce(stage: Stage, report: Report): Promise<void> {
     const nodes = new Set(pods.map(({ pod }) => pod.spec?.nodeName)).size;
     report.say(`  ${way.padEnd(10)} ${(took[way] / 1_000).toFixed(1).padStart(6)} s on ${nodes} nodes`);
     if (way === 'restored') {
-      const restores = pods.map(restoredMs);
+      const restores = (await stage.untilAll(way, REPLICAS, 'told')).map(restoredMs);
       report.header("each of them: the slot's hello until its first answer");
       report.times('restored', summarize(restores));
     }

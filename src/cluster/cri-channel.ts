@@ -70,6 +70,27 @@ export class CriChannel implements Disposable {
     });
   }
 
+  /**
+   * Hears what the runtime says by itself. Resolves when it ends that, rejects as {@link call} does; on an abort with its reason.
+   */
+  follow<M extends Method>(method: M, onAnswer: (answer: Answer<M>) => void, signal: AbortSignal): Promise<void> {
+    const { path: at, requestSerialize, responseDeserialize } = methodOf('RuntimeService', method);
+    return new Promise((resolve, reject) => {
+      if (signal.aborted) return reject(signal.reason);
+      const stream = this.#client.makeServerStreamRequest(at, requestSerialize, responseDeserialize, {});
+      const abort = () => stream.cancel();
+      signal.addEventListener('abort', abort, { once: true });
+      stream.on('data', (answer: unknown) => {
+        if (Value.Check(Answers[method], answer)) return onAnswer(answer as Answer<M>);
+        stream.cancel();
+        reject(new RekindleError('internal', `what ${this.socket} says in ${method} is not understood: ${wrongIn(method, answer)}`));
+      });
+      stream.on('end', resolve);
+      stream.on('error', (error: ServiceError) => reject(signal.aborted ? signal.reason : this.#explained(error, method)));
+      stream.on('close', () => signal.removeEventListener('abort', abort));
+    });
+  }
+
   [Symbol.dispose](): void {
     this.#client.close();
   }

@@ -24,6 +24,7 @@ export const PROTOCOL = {
                 PodSandboxStatus: rpc('PodSandboxStatusRequest', 'PodSandboxStatusResponse'),
                 ListContainers: rpc('ListContainersRequest', 'ListContainersResponse'),
                 ExecSync: rpc('ExecSyncRequest', 'ExecSyncResponse'),
+                GetContainerEvents: { ...rpc('GetEventsRequest', 'ContainerEventResponse'), responseStream: true },
               },
             },
             ImageService: { methods: { ImageStatus: rpc('ImageStatusRequest', 'ImageStatusResponse') } },
@@ -68,6 +69,15 @@ export const PROTOCOL = {
             }),
             ExecSyncRequest: message({ containerId: field(1, 'string'), cmd: list(2, 'string'), timeout: field(3, 'int64') }),
             ExecSyncResponse: message({ stdout: field(1, 'bytes'), stderr: field(2, 'bytes'), exitCode: field(3, 'int32') }),
+            GetEventsRequest: message({}),
+            ContainerEventType: {
+              values: { CONTAINER_CREATED_EVENT: 0, CONTAINER_STARTED_EVENT: 1, CONTAINER_STOPPED_EVENT: 2, CONTAINER_DELETED_EVENT: 3 },
+            },
+            ContainerEventResponse: message({
+              containerId: field(1, 'string'),
+              containerEventType: field(2, 'ContainerEventType'),
+              containersStatuses: list(5, 'ContainerStatus'),
+            }),
             ImageStatusRequest: message({ image: field(1, 'ImageSpec'), verbose: field(2, 'bool') }),
             ImageStatusResponse: message({ image: field(1, 'Image'), info: texts(2) }),
             Image: message({ id: field(1, 'string'), repoTags: list(2, 'string'), repoDigests: list(3, 'string') }),
@@ -103,6 +113,11 @@ export const Answers = {
   }),
   PodSandboxStatus: Type.Object({ info: Labels }),
   ListContainers: Type.Object({ containers: Type.Array(Type.Object(common)) }),
+  GetContainerEvents: Type.Object({
+    containerId: Type.String(),
+    containerEventType: Type.String(),
+    containersStatuses: Type.Array(Type.Object({ id: Type.String(), labels: Labels })),
+  }),
   ExecSync: Type.Object({ stdout: Type.Unsafe<Uint8Array>({}), stderr: Type.Unsafe<Uint8Array>({}), exitCode: Type.Number() }),
   ImageStatus: Type.Object({
     image: Sent(Type.Object({ id: Type.String(), repoTags: Type.Array(Type.String()), repoDigests: Type.Array(Type.String()) })),

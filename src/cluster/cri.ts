@@ -124,6 +124,18 @@ export class Cri implements Disposable {
     return containers.map(asContainer);
   }
 
+  /** Calls back with the uid of a pod when a container of it was made, from now on, until the runtime ends that; rejects when it cannot. */
+  follow(onMade: (podUid: string) => void, signal: AbortSignal): Promise<void> {
+    return this.#channel.follow(
+      'GetContainerEvents',
+      ({ containerId, containerEventType: type, containersStatuses: all }) => {
+        const uid = all.find(({ id }) => id === containerId)?.labels[POD_UID];
+        if (type === 'CONTAINER_CREATED_EVENT' && uid !== undefined) onMade(uid);
+      },
+      signal,
+    );
+  }
+
   /** The image with this id or name, or undefined when it is not on this node or does not say what it runs. */
   async image(id: string, signal: AbortSignal): Promise<CriImage | undefined> {
     const request = { image: { image: id }, verbose: true };

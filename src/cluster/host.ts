@@ -82,6 +82,8 @@ const SLOT = `${SLOT_MOUNT}/slot`;
 
 /** A container, by the runtime's id, and its process 1. */
 type Known = Container & { readonly id: string; readonly task: Task };
+/** A container and its process 1. */
+type Found = { readonly running: CriContainer; readonly pid: number };
 
 /**
  * The opted-in containers of this Kubernetes node: pods are known from the API server, what runs from the node's container runtime. Their makers are the
@@ -94,6 +96,8 @@ export class ClusterHost implements ContainerMaker {
   readonly #known = new Map<string, Known>();
   readonly #pools = new Map<string, PoolMembership>();
   readonly #complained = new Set<string>();
+  /** By pod, its slot's container as the runtime made it last; it may have ended. */
+  readonly #made = new Map<string, CriContainer>();
   /** Pods of which it was asked whether they will be restored, and the answer. */
   readonly #expected = new Map<string, boolean>();
 
@@ -103,6 +107,19 @@ export class ClusterHost implements ContainerMaker {
     const where = { labels: `${ENABLED_LABEL}=true`, fields: `spec.nodeName=${deps.node}` };
     this.#pods = deps.cluster.follow(PODS, where, () => this.#index(), signal);
   }
+
+  /** For whoever hears of the runtime's containers: one of this pod was made. What is known of it before its slot says hello need not be asked for then. */
+  readonly onMade = (podUid: string): void => {
+    const pod = this.#byUid.get(podUid);
+    const spec = pod && slotContainerOf(pod);
+    if (spec === undefined) return;
+    this.#newest(podUid, spec.name, AbortSignal.timeout(RUNTIME_MS)).then(
+      (container) => {
+        if (container !== undefined && this.#byUid.has(podUid)) this.#made.set(podUid, container);
+      },
+      () => undefined,
+    );
+  };
 
   /** Resolves when the pods of this node are known. */
   get synced(): Promise<void> {
@@ -252,6 +269,7 @@ export class ClusterHost implements ContainerMaker {
       if (this.#pools.delete(uid)) void rm(join(this.#deps.poolDir, uid), { force: true });
     }
     for (const uid of this.#complained) if (!this.#byUid.has(uid)) this.#complained.delete(uid);
+    for (const uid of this.#made.keys()) if (!this.#byUid.has(uid)) this.#made.delete(uid);
     for (const uid of this.#expected.keys()) if (!this.#byUid.has(uid)) this.#expected.delete(uid);
     for (const pod of this.#byUid.values()) this.#expect(pod);
   }
@@ -301,19 +319,16 @@ export class ClusterHost implements ContainerMaker {
   }
 
   async #look(pod: V1Pod): Promise<Container | undefined> {
-    const { cri, groups, volumesOf, whyFilled, addressesOf } = this.#deps;
+    const { volumesOf, whyFilled, addressesOf } = this.#deps;
     const { uid = '', name = '', creationTimestamp } = pod.metadata ?? {};
     const spec = slotContainerOf(pod);
     const described = descriptionOf(pod);
     if ('problem' in described) this.#complain(pod, described.problem);
     if (spec === undefined || 'problem' in described) return undefined;
     const { workload } = described;
-    const signal = AbortSignal.timeout(RUNTIME_MS);
-    const running = newest((await cri.containersOf(uid, signal)).filter((one) => one.name === spec.name && one.state !== 'exited'));
-    if (running === undefined) return undefined;
-    // The runtime takes milliseconds to say which process it is, and a restore waits for it: asked only where its groups do not tell.
-    const pid = groups.init(uid, running.id) ?? (await cri.container(running.id, signal))?.pid;
-    if (pid === undefined) return undefined;
+    const found = this.#atOnce(uid) ?? (await this.#asked(uid, spec.name));
+    if (found === undefined) return undefined;
+    const { running, pid } = found;
     const task = taskOf(pid);
     if (task === undefined) return undefined;
     let addresses: readonly string[];
@@ -340,6 +355,28 @@ export class ClusterHost implements ContainerMaker {
     };
     this.#known.set(uid, container);
     return this.#withPool(container);
+  }
+
+  /** A restore waits, and the runtime takes milliseconds to answer: the container that was made last, if it is there still, with the process that its groups have. */
+  #atOnce(podUid: string): Found | undefined {
+    const running = this.#made.get(podUid);
+    const pid = running && this.#deps.groups.init(podUid, running.id);
+    return running === undefined || pid === undefined ? undefined : { running, pid };
+  }
+
+  async #asked(podUid: string, name: string): Promise<Found | undefined> {
+    const { cri, groups } = this.#deps;
+    const signal = AbortSignal.timeout(RUNTIME_MS);
+    const running = await this.#newest(podUid, name, signal);
+    const pid = running && (groups.init(podUid, running.id) ?? (await cri.container(running.id, signal))?.pid);
+    return running === undefined || pid === undefined ? undefined : { running, pid };
+  }
+
+  /** The newest container of that name that has not ended, as the runtime has it. */
+  async #newest(podUid: string, name: string, signal: AbortSignal): Promise<CriContainer | undefined> {
+    const all = await this.#deps.cri.containersOf(podUid, signal);
+    const there = all.filter((one) => one.name === name && one.state !== 'exited');
+    return there.toSorted((a, b) => b.restarts - a.restarts || b.createdAtMs - a.createdAtMs)[0];
   }
 
   #withPool({ id: _id, task: _task, ...container }: Known): Container {
@@ -411,10 +448,6 @@ function hasStarted({ status }: V1Pod): boolean {
 /** Pods of Jobs stay when they have ended. */
 function mayRun({ status }: V1Pod): boolean {
   return status?.phase !== 'Succeeded' && status?.phase !== 'Failed';
-}
-
-function newest(containers: readonly CriContainer[]): CriContainer | undefined {
-  return containers.toSorted((a, b) => b.restarts - a.restarts || b.createdAtMs - a.createdAtMs)[0];
 }
 
 function tell(task: Task | undefined, signal: NodeJS.Signals): void {

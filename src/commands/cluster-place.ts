@@ -6,6 +6,7 @@ import { addressesOf } from '../checkpoint/addresses.ts';
 import { remotePlaces } from '../checkpoint/mountinfo.ts';
 import { PodGroups } from '../cluster/cgroups.ts';
 import { Cri } from '../cluster/cri.ts';
+import { hearOfContainers } from '../cluster/cri-news.ts';
 import { ClusterHost } from '../cluster/host.ts';
 import { Kube } from '../cluster/kube.ts';
 import { TrialMaker } from '../cluster/trial.ts';
@@ -124,8 +125,9 @@ export async function openClusterPlace(
   });
   const loopDeps = { log, clock: systemClock, onPass: options.onPass };
   reporting = runLoop(reports, loopDeps, ended.signal);
+  const hearing = hearOfContainers({ cri, clock: monotonicClock, log: log.child({ component: 'cluster' }) }, host.onMade, ended.signal);
   const counting = runLoop(pods, loopDeps, ended.signal);
-  stack.defer(() => Promise.all([reporting?.done, counting.done]).then(() => undefined));
+  stack.defer(() => Promise.all([reporting?.done, counting.done, hearing]).then(() => undefined));
   stack.defer(() => ended.abort());
   const whole = stack.move();
   return {

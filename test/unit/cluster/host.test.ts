@@ -9,6 +9,7 @@ import { RekindleError } from '../../../src/lib/errors.ts';
 import { silentLog } from '../../../src/lib/log.ts';
 import { ENABLED_LABEL, GATE, MODE_VARIABLE, WORKLOAD_ANNOTATION } from '../../../src/workloads/kubernetes.ts';
 import { FakeCluster } from '../../fixtures/fake-cluster.ts';
+import { until } from '../../fixtures/until.ts';
 
 const signal = new AbortController().signal;
 const noTrials: TrialMaker = {
@@ -91,6 +92,21 @@ test('the process of a container that has no group to be found in is what the ru
   hidden.add(uid);
 
   expect((await host.find(uid))?.pid).toBe(process.pid);
+});
+
+test('of a container that was told of when it was made nothing is asked once it runs, unless it is not there any more', async () => {
+  const { host, aPod, asked, hidden } = await rig();
+  const [uid, gone] = [await aPod('web'), await aPod('web-2')];
+  host.onMade(uid);
+  host.onMade(gone);
+  host.onMade('of somebody else');
+  await until('both are known', () => asked.length === 2);
+  hidden.add(gone);
+
+  expect((await host.find(uid))?.pid).toBe(process.pid);
+  expect(asked).toEqual([uid, gone]);
+  expect((await host.find(gone))?.pid).toBe(process.pid);
+  expect(asked).toEqual([uid, gone, gone]);
 });
 
 test('the runtime is not asked about pods that have ended', async () => {
