@@ -57,10 +57,11 @@ function checkMapping(schema: Schema, value: Readonly<Record<string, unknown>>, 
       problems.push({ path: here, at: 'key', says: schema.patternErrorMessage ?? `does not match ${pattern}` });
     else problems.push(...problemsOf(each, member, here));
   }
-  const misspelt = Object.keys(value).map((key) => nearest(key, known));
-  for (const key of needed(schema)) {
-    // A misspelt key has been reported with the right one already.
-    if (!Object.hasOwn(value, key) && !misspelt.includes(key))
+  const lacking = needed(schema).filter((key) => !Object.hasOwn(value, key));
+  // A misspelt key has been reported with the right one already. Looked for where something is wrong only: what is right is read for every pod.
+  const misspelt = lacking.length === 0 ? [] : Object.keys(value).map((key) => nearest(key, known));
+  for (const key of lacking) {
+    if (!misspelt.includes(key))
       problems.push({ path, at: 'value', says: `lacks \`${key}\`${about(schema.properties?.[key])}` });
   }
   if (Object.keys(value).length < (schema.minProperties ?? 0))

@@ -18,8 +18,21 @@ export function formatDescription(description: WorkloadDescription): string {
   return text;
 }
 
-/** The reverse of {@link formatDescription}, for a text of anybody's: throws `config_invalid`; `where` names the pod. */
+/** Descriptions that were read last, which all pods of a workload share. */
+const READ_LAST = 256;
+const read = new Map<string, WorkloadDescription>();
+
+/** The reverse of {@link formatDescription}, for a text of anybody's: throws `config_invalid`; `where` names the pod. The same object for the same text. */
 export function parseDescription(text: string, where: string): WorkloadDescription {
+  const description = read.get(text) ?? parse(text, where);
+  read.delete(text);
+  read.set(text, description);
+  const [oldest] = read.keys();
+  if (read.size > READ_LAST && oldest !== undefined) read.delete(oldest);
+  return description;
+}
+
+function parse(text: string, where: string): WorkloadDescription {
   const wrong = (says: string, cause?: unknown) =>
     new RekindleError('config_invalid', `the description of its workload in ${where} ${says}: it is not what the webhook wrote`, { cause });
   if (Buffer.byteLength(text) > MAX_BYTES) throw wrong(`has more than ${MAX_BYTES} bytes`);
