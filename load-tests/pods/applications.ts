@@ -1,13 +1,28 @@
-import { aDeployment, PORT } from '../../test/cluster/fixture/workloads.ts';
+import { aDeployment, PORT, propertiesOf } from '../../test/cluster/fixture/workloads.ts';
+import { readSamples } from '../restore/samples.ts';
 
-export type Application = { readonly name: string; readonly command: readonly string[]; readonly probePath: string };
+export type Application = {
+  readonly name: string;
+  readonly command: readonly string[];
+  readonly probePath: string;
+  readonly memoryMiB?: number | undefined;
+  /** Run in its container before it is checkpointed. */
+  readonly warmup?: string;
+};
 
-const sample = (name: string): Application => ({ name, command: [`/app/${name}/start`], probePath: '/healthz' });
+/** What the image of the cluster tests has (images/samples/Containerfile.apps), limited and warmed as images/samples/rekindle.yaml says. */
+const SAMPLES = new Map((await readSamples()).map((sample) => [sample.name, sample]));
 
-/** What the image of the cluster tests has (images/samples/Containerfile.apps). */
-export const NODE = sample('node');
+function sampled(name: string): Application {
+  const sample = SAMPLES.get(name);
+  if (sample === undefined) throw new Error(`there is no sample ${name}`);
+  const warmup = `for i in $(seq ${sample.warmCount}); do curl -sfo /dev/null 'http://localhost:${PORT}${sample.warmPath}'; done`;
+  return { name, command: [`/app/${name}/start`], probePath: '/healthz', memoryMiB: sample.workload.container.memoryMiB, warmup };
+}
+
+export const NODE = sampled('node');
 const NGINX: Application = { name: 'nginx', command: ['nginx', '-c', '/app/nginx/nginx.conf'], probePath: '/' };
-export const APPLICATIONS = [NODE, sample('python'), sample('java'), NGINX] as const;
+export const APPLICATIONS = [NODE, sampled('python'), sampled('java'), NGINX] as const;
 /** Ready as soon as its container runs: what Kubernetes itself takes for a pod with this probe. */
 export const EMPTY = NGINX;
 
@@ -30,7 +45,7 @@ export type Options = {
 
 /** A Deployment without replicas. */
 export function deploymentOf(application: Application, options: Options): object {
-  const { name = application.name, periodSeconds = 1, probed = true, resources, ...rest } = options;
+  const { name = application.name, periodSeconds = 1, probed = true, resources = resourcesOf(application), ...rest } = options;
   return aDeployment({
     ...rest,
     name,
@@ -39,15 +54,22 @@ export function deploymentOf(application: Application, options: Options): object
     pod: { terminationGracePeriodSeconds: 1 },
     container: {
       readinessProbe: probed ? { httpGet: { path: application.probePath, port: PORT }, periodSeconds } : undefined,
-      ...(resources === undefined ? {} : { resources }),
+      resources,
     },
   });
 }
 
-/** The policy of all that is not said to have another. */
-export const QUICK = 'quick';
+function resourcesOf({ memoryMiB }: Application): object {
+  const requests = { cpu: '10m', memory: '64Mi' };
+  return memoryMiB === undefined ? { requests } : { requests, limits: { memory: `${memoryMiB}Mi` } };
+}
 
-/** A ConfigMap with a policy. */
-export function policy(name: string, lines: readonly string[]): object {
-  return { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name }, data: { 'cr-properties': `${lines.join('\n')}\n` } };
+/** The policy of an application, with further lines; named after it, or as `name` says. */
+export function policyOf(
+  { name: own, warmup }: Application,
+  { name = own, lines = [] }: { name?: string; lines?: readonly string[] } = {},
+): object {
+  // The first restore of all is the trial.
+  const quick = ['cr.checkpoint.verify=first-restore', 'cr.checkpoint.allowSharedRandom=true'];
+  return propertiesOf(name, [...quick, ...(warmup === undefined ? [] : [`cr.container.warmup=${warmup}`]), ...lines]);
 }

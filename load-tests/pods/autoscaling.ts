@@ -2,7 +2,7 @@ import { AUTOSCALERS } from '../../src/cluster/kinds.ts';
 import { PORT } from '../../test/cluster/fixture/workloads.ts';
 import type { Report } from '../lib/report.ts';
 import { type Summary, summarize } from '../lib/stats.ts';
-import { deploymentOf, NODE, policy, QUICK } from './applications.ts';
+import { deploymentOf, NODE, policyOf } from './applications.ts';
 import type { Caller } from './caller.ts';
 import type { Stage } from './stage.ts';
 
@@ -16,8 +16,8 @@ const WAYS = ['scaled-restored', 'scaled-cold'] as const;
 export async function prepareAutoscaling(stage: Stage): Promise<void> {
   await stage.space.apply(
     // Counted as the others are, and never restored.
-    policy('cold', ['cr.restore.cold=compared with restores']),
-    deploymentOf(NODE, { name: 'scaled-restored', enabled: true, properties: QUICK }),
+    policyOf(NODE, { name: 'cold', lines: ['cr.restore.cold=compared with restores'] }),
+    deploymentOf(NODE, { name: 'scaled-restored', enabled: true, properties: NODE.name }),
     deploymentOf(NODE, { name: 'scaled-cold', enabled: true, properties: 'cold' }),
     ...WAYS.map((name) => ({
       apiVersion: 'v1',

@@ -4,7 +4,7 @@ import { bringUp, foreign, installed, isUp, stateOf, takeDown } from '../../test
 import { machineFacts, tidyMemory } from '../lib/machine.ts';
 import { Report } from '../lib/report.ts';
 import { firstAnswers, prepareAnswers, tightAnswers } from './answers.ts';
-import { policy, QUICK } from './applications.ts';
+import { APPLICATIONS, policyOf } from './applications.ts';
 import { autoscaling, prepareAutoscaling } from './autoscaling.ts';
 import { Caller } from './caller.ts';
 import { parked } from './parked.ts';
@@ -43,7 +43,7 @@ try {
   versions = await stage.versions();
   const caller = new Caller(stage);
   try {
-    await stage.space.apply(policy(QUICK, ['cr.checkpoint.verify=first-restore', 'cr.checkpoint.allowSharedRandom=true']));
+    await stage.space.apply(...APPLICATIONS.map((application) => policyOf(application)));
     await Promise.all([
       has('ready', 'burst') && prepareReadiness(stage),
       has('answers', 'tight') && prepareAnswers(stage),

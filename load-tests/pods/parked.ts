@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Report } from '../lib/report.ts';
 import { median } from '../lib/stats.ts';
-import { deploymentOf, NODE, policy } from './applications.ts';
+import { deploymentOf, NODE, policyOf } from './applications.ts';
 import { cpuSeconds, ownNodes, processes, processesOfPod, pssBytes } from './processes.ts';
 import type { Stage } from './stage.ts';
 
@@ -18,7 +18,7 @@ export async function parked(stage: Stage, report: Report): Promise<void> {
   const common = { enabled: true, properties: 'parked', annotations };
   await stage.space.apply(
     // None is to be the first of its kind.
-    policy('parked', ['cr.restore.cold=nobody asks for it', 'cr.pool.max=100']),
+    policyOf(NODE, { name: 'parked', lines: ['cr.restore.cold=nobody asks for it', 'cr.pool.max=100'] }),
     deploymentOf(NODE, { ...common, name: 'parked-asked' }),
     deploymentOf(NODE, { ...common, name: 'parked-unasked', probed: false }),
   );

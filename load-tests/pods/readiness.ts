@@ -1,6 +1,6 @@
 import type { Report } from '../lib/report.ts';
 import { summarize } from '../lib/stats.ts';
-import { DEFAULT_PERIOD, deploymentOf, EMPTY, NODE, QUICK } from './applications.ts';
+import { DEFAULT_PERIOD, deploymentOf, EMPTY, NODE } from './applications.ts';
 import type { Stage } from './stage.ts';
 import { between, restoredMs, type Timeline } from './timelines.ts';
 
@@ -13,14 +13,14 @@ const SLOW = { periodSeconds: DEFAULT_PERIOD };
 /** The Deployments that are compared. Those with the suffix have the probe period that Kubernetes takes where none is said, and keep it. */
 export async function prepareReadiness(stage: Stage): Promise<void> {
   await stage.space.apply(
-    deploymentOf(NODE, { name: 'restored', enabled: true, properties: QUICK }),
+    deploymentOf(NODE, { name: 'restored', enabled: true, properties: NODE.name }),
     deploymentOf(EMPTY, { name: 'empty', enabled: false }),
     deploymentOf(NODE, { name: 'cold', enabled: false }),
     deploymentOf(NODE, {
       ...SLOW,
       name: 'restored-slow',
       enabled: true,
-      properties: QUICK,
+      properties: NODE.name,
       annotations: { 'rekindle.dev/probe-period': 'keep' },
     }),
     deploymentOf(EMPTY, { ...SLOW, name: 'empty-slow', enabled: false }),

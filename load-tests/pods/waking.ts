@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { STATE_LABEL } from '../../src/workloads/kubernetes.ts';
 import type { Report } from '../lib/report.ts';
 import { type Summary, summarize } from '../lib/stats.ts';
-import { deploymentOf, NODE, policy } from './applications.ts';
+import { deploymentOf, NODE, policyOf } from './applications.ts';
 import type { Caller } from './caller.ts';
 import type { Stage } from './stage.ts';
 
@@ -20,7 +20,7 @@ const WAYS = {
 export async function prepareWaking(stage: Stage): Promise<void> {
   const annotations = { 'rekindle.dev/mode': 'on-demand' };
   const lines = ['idleSeconds=1', 'stableWindowSeconds=1', 'burstWindowSeconds=1'].map((line) => `cr.pool.${line}`);
-  await stage.space.apply(policy('wakes', ['cr.checkpoint.verify=first-restore', 'cr.checkpoint.allowSharedRandom=true', ...lines]));
+  await stage.space.apply(policyOf(NODE, { name: 'wakes', lines }));
   for (const [name, resources] of Object.entries(WAYS)) {
     await stage.space.apply(deploymentOf(NODE, { name, enabled: true, properties: 'wakes', annotations, resources }));
     await stage.resize(name, 2);

@@ -61,8 +61,7 @@ function checkMapping(schema: Schema, value: Readonly<Record<string, unknown>>, 
   // A misspelt key has been reported with the right one already. Looked for where something is wrong only: what is right is read for every pod.
   const misspelt = lacking.length === 0 ? [] : Object.keys(value).map((key) => nearest(key, known));
   for (const key of lacking) {
-    if (!misspelt.includes(key))
-      problems.push({ path, at: 'value', says: `lacks \`${key}\`${about(schema.properties?.[key])}` });
+    if (!misspelt.includes(key)) problems.push({ path, at: 'value', says: `lacks \`${key}\`${about(schema.properties?.[key])}` });
   }
   if (Object.keys(value).length < (schema.minProperties ?? 0))
     problems.push({ path, at: 'value', says: 'is empty: give at least one entry' });

@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { exec, mustExec } from '../../src/lib/exec.ts';
-import { median } from '../lib/stats.ts';
+import { median } from './stats.ts';
 
 const SOURCE = `
 #define _GNU_SOURCE
