@@ -141,15 +141,16 @@ export class Agent implements AsyncDisposable {
       connection.wait();
       this.#deps.tools.helpers.expect();
     }
+    // While it answers, its container is looked for, and what will be decided by is read: a restore waits for all of that.
+    const asked = this.#proof.ask(connection, this.#stop.signal);
     const container = (await this.#deps.host.find(uid)) ?? (state === 'undecided' ? await this.#newsOf(connection) : undefined);
     if (container === undefined) {
       if (state === 'undecided') this.#deps.log.warn({ slot: uid }, 'nobody knows the container of a slot: it starts cold');
       return connection.close();
     }
     const isNew = state === 'undecided' && container.addresses.length > 0 && container.pool === undefined && container.restarts === 0;
-    // While the slot answers, what will be decided by is read: a restore waits for both.
     const [isSlot, spec] = await Promise.all([
-      this.#proof.isSlotOf(container, connection, this.#stop.signal),
+      this.#proof.isSlotOf(container, asked),
       // What fails here fails again where it has a reason.
       isNew ? this.#deps.specs.read(container).catch(() => undefined) : undefined,
     ]);

@@ -85,7 +85,7 @@ export class Retiring {
     // It would come again and again.
     if (state === 'live') return;
     const container = await host.find(uid);
-    if (container === undefined || !(await this.#proof.isSlotOf(container, connection, stop))) return connection.close();
+    if (container === undefined || !(await this.#proof.isSlotOf(container, this.#proof.ask(connection, stop)))) return connection.close();
     if (state === 'undecided') {
       connection.cold();
       return listener(coldStart(container));

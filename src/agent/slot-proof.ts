@@ -8,6 +8,9 @@ const PROOF_TIMEOUT_MS = 2_000;
 /** Connections that claim to be one container's and have not proved it: for one more, the oldest is closed. A slot has one. */
 const MAX_UNPROVED = 4;
 
+/** A connection that was asked for a proof. */
+export type Asked = { readonly connection: SlotConnection; readonly nonce: string; readonly proved: Promise<void> };
+
 /** Tells slots from processes that only claim to be one. */
 export class SlotProof {
   readonly #log: Log;
@@ -17,9 +20,17 @@ export class SlotProof {
     this.#log = deps.log;
   }
 
+  /** Asks for a proof, for which it need not be known yet whose container it is. */
+  ask(connection: SlotConnection, signal: AbortSignal): Asked {
+    const nonce = newNonce();
+    const proved = connection.prove(nonce, AbortSignal.any([signal, AbortSignal.timeout(PROOF_TIMEOUT_MS)]));
+    // Whoever waits for it hears of it.
+    proved.catch(() => undefined);
+    return { connection, nonce, proved };
+  }
+
   /** Whether the connection is that of the container's process 1. Many claims at once keep out neither other containers nor the real one. */
-  async isSlotOf(container: Container, connection: SlotConnection, signal: AbortSignal): Promise<boolean> {
-    const { uid } = container;
+  async isSlotOf({ uid, pid }: Pick<Container, 'uid' | 'pid'>, { connection, nonce, proved }: Asked): Promise<boolean> {
     const rivals = this.#unproved.get(uid) ?? new Set<SlotConnection>();
     this.#unproved.set(uid, rivals.add(connection));
     const [oldest] = rivals;
@@ -28,9 +39,8 @@ export class SlotProof {
       oldest.close();
     }
     try {
-      const nonce = newNonce();
-      await connection.prove(nonce, AbortSignal.any([signal, AbortSignal.timeout(PROOF_TIMEOUT_MS)]));
-      if (await proveProcess(container.pid, nonce)) return true;
+      await proved;
+      if (proveProcess(pid, nonce)) return true;
       this.#log.warn({ slot: uid }, 'a process claimed to be a slot that it is not');
       return false;
     } finally {

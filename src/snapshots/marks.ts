@@ -1,4 +1,5 @@
-import { open, readFile, rename, rm } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
+import { open, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Type } from 'typebox';
 import { Value } from 'typebox/value';
@@ -24,11 +25,11 @@ export class Marks {
     this.#log = deps.log;
   }
 
-  /** By digest. Read each time: another process may have written it. An unreadable file counts as empty: it fills again. */
-  async all(): Promise<ReadonlyMap<string, Mark>> {
+  /** By digest. Read each time: another process may have written it; synchronously, a few lines before every restore. An unreadable file counts as empty: it fills again. */
+  all(): ReadonlyMap<string, Mark> {
     const path = join(this.#dir, this.#file);
     try {
-      const value: unknown = JSON.parse(await readFile(path, 'utf8'));
+      const value: unknown = JSON.parse(readFileSync(path, 'utf8'));
       if (Value.Check(Content, value)) return new Map(Object.entries(value));
       this.#log.warn({ path }, 'file of marked snapshots ignored');
     } catch (err) {
@@ -48,7 +49,7 @@ export class Marks {
   /** One change at a time, each by rename. `change` says false when there was nothing to do. */
   async #change(change: (all: Map<string, Mark>) => unknown): Promise<void> {
     const mine = this.#last.then(async () => {
-      const all = new Map(await this.all());
+      const all = new Map(this.all());
       if (change(all) === false) return;
       const draft = join(this.#dir, await partialName());
       try {

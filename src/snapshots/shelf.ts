@@ -1,5 +1,5 @@
-import { readFileSync } from 'node:fs';
-import { lstat, readdir, rename } from 'node:fs/promises';
+import { readdirSync, readFileSync } from 'node:fs';
+import { lstat, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errno, RekindleError } from '../lib/errors.ts';
 import { type Exec, mustExec } from '../lib/exec.ts';
@@ -41,10 +41,10 @@ export class Shelf {
     this.#exec = deps.exec;
   }
 
-  /** The names of what is there, whether sound or not. */
-  async digests(): Promise<readonly string[]> {
+  /** The names of what is there, whether sound or not. Synchronous: a directory of a few names, before every restore. */
+  digests(): readonly string[] {
     try {
-      return (await readdir(this.#dir)).filter((name) => DIGEST.test(name));
+      return readdirSync(this.#dir).filter((name) => DIGEST.test(name));
     } catch (error) {
       if (errno(error) === 'ENOENT') return [];
       throw error;
@@ -53,7 +53,7 @@ export class Shelf {
 
   /** Every snapshot whose manifest is sound, newest first, with what other processes published and without what they removed. */
   async list(): Promise<readonly Snapshot[]> {
-    const there = new Set(await this.digests());
+    const there = new Set(this.digests());
     for (const digest of this.#known.keys()) if (!there.has(digest)) this.#known.delete(digest);
     for (const digest of there) if (!this.#known.has(digest) && !this.#unreadable.has(digest)) await this.#learn(digest);
     return [...this.#known.values()].map(({ snapshot }) => snapshot).sort(newestFirst);

@@ -67,7 +67,7 @@ export class SnapshotStore {
     const intact: Snapshot[] = [];
     const corrupt: { digest: string; problem: string }[] = [];
     const foreign: string[] = [];
-    for (const digest of await this.#shelf.digests()) {
+    for (const digest of this.#shelf.digests()) {
       try {
         intact.push(await this.verify(digest, signal));
       } catch (error) {
@@ -160,7 +160,7 @@ export class SnapshotStore {
         whyIncompatible(manifest.class, machine) === undefined,
     );
     if (fitting.length === 0) return undefined;
-    const quarantined = await this.#quarantine.all();
+    const quarantined = this.#quarantine.all();
     return fitting.find(({ digest }) => !quarantined.has(digest));
   }
 
@@ -255,7 +255,7 @@ export class SnapshotStore {
   }
 
   async quarantined(digest: string): Promise<Mark | undefined> {
-    return (await this.#quarantine.all()).get(digest);
+    return this.#quarantine.all().get(digest);
   }
 
   /** Remembers, across restarts, that a restore of it succeeded here. Safe to repeat. */
@@ -264,7 +264,7 @@ export class SnapshotStore {
   }
 
   async isProven(digest: string): Promise<boolean> {
-    return (await this.#proven.all()).has(digest);
+    return this.#proven.all().has(digest);
   }
 
   async #unmark(digest: string): Promise<void> {

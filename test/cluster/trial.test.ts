@@ -105,7 +105,7 @@ describe.skipIf(reason !== undefined)(`trial containers on a node${reason === un
     const connection = await until('the slot says hello', () => said.get(uid));
     const nonce = newNonce();
     await connection.prove(nonce, signal());
-    expect(await proveProcess(pid, nonce)).toBe(true);
+    expect(proveProcess(pid, nonce)).toBe(true);
     return connection;
   };
 

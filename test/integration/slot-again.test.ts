@@ -73,7 +73,7 @@ describe.skipIf(!root)('a live slot that is parked again (needs root for namespa
       expect(await readFile(log, 'utf8')).toBe('ready\nterm\n');
       expect(await slot.others()).toEqual([]);
       await connection.prove(`again-${life}`, never);
-      expect(await proveProcess(pid, `again-${life}`)).toBe(true);
+      expect(proveProcess(pid, `again-${life}`)).toBe(true);
     }
 
     connection.cold();

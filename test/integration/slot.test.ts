@@ -165,8 +165,8 @@ describe.skipIf(!root)('an undecided slot (needs root for namespaces)', () => {
     await connection.prove(nonce, never);
 
     expect(connection.hello).toEqual({ uid: 'pod-1', container: 'web', state: 'undecided' });
-    expect(await proveProcess(await slot.pid(), nonce)).toBe(true);
-    expect(await proveProcess(await slot.pid(), newNonce())).toBe(false);
+    expect(proveProcess(await slot.pid(), nonce)).toBe(true);
+    expect(proveProcess(await slot.pid(), newNonce())).toBe(false);
     connection.cold();
     await cold(slot);
     await connection.closed;
@@ -520,7 +520,7 @@ describe.skipIf(!root)('a live slot (needs root for namespaces)', () => {
       const connection = await slots.next();
       expect(connection.hello).toEqual({ uid: 'pod-1', container: 'web', state: 'live', pid: application });
       await connection.prove(`again-${restart}`, never);
-      expect(await proveProcess(await slot.pid(), `again-${restart}`)).toBe(true);
+      expect(proveProcess(await slot.pid(), `again-${restart}`)).toBe(true);
     }
     await using slots = await aServer();
     const connection = await slots.next();

@@ -356,7 +356,7 @@ test('a process proves itself by its name', async () => {
   const before = process.title;
   process.title = name;
 
-  const proven = [await proveProcess(process.pid, name), await proveProcess(process.pid, 'some-nonc'), await proveProcess(4_194_304, name)];
+  const proven = [proveProcess(process.pid, name), proveProcess(process.pid, 'some-nonc'), proveProcess(4_194_304, name)];
   process.title = before;
 
   expect(proven).toEqual([true, false, false]);
