@@ -239,12 +239,14 @@ export class Agent implements AsyncDisposable {
     const { signal } = this.#stop;
     let decidedMs: number | undefined;
     let restoredMs: number | undefined;
+    let saying: NodeJS.Immediate | undefined;
     try {
       using _pin = this.#deps.store.pin(found.digest);
       const snapshot = await this.#deps.store.checkCheap(found.digest, signal);
       const begin = () => {
         decidedMs = since();
-        this.#say(container, { at: 'restoring', snapshot: found.digest });
+        // Once it is under way: what is done with the news takes time too.
+        saying = setImmediate(() => this.#say(container, { at: 'restoring', snapshot: found.digest }));
       };
       const restored = await this.#restorer.restore(container, connection, snapshot, signal, begin);
       restoredMs = since();
@@ -254,6 +256,7 @@ export class Agent implements AsyncDisposable {
       this.#say(container, { at: 'live', snapshot: found.digest, timing });
       await this.#seeds.restored(found.digest, container.workload);
     } catch (error) {
+      clearImmediate(saying);
       const { code, message } = toRekindleError(error);
       const cold: Cold = { why: 'failed', reason: `the restore failed: ${message}`, code };
       if (restoredMs === undefined) this.#cold(container, connection, cold);

@@ -116,8 +116,6 @@ export class NodePods implements Controller {
 
 function partOf(state: InstanceState): Partial<Known> | undefined {
   switch (state.at) {
-    case 'restoring':
-      return { state: 'waiting', ready: false };
     case 'live': {
       const { readyMs, restoredMs } = state.timing;
       return { state: 'live', ready: true, snapshot: state.snapshot, start: { how: 'restore', ms: readyMs ?? restoredMs } };
@@ -128,6 +126,8 @@ function partOf(state: InstanceState): Partial<Known> | undefined {
       return { state: 'cold', ready: true, start: { how: 'cold', reason: state.reason } };
     case 'seed':
       return { state: 'seed', ready: state.step !== 'waiting for readiness', start: { how: 'cold' } };
+    // It waits, as before: nobody need hear of it while it is being restored.
+    case 'restoring':
     case 'expected':
     case 'ended':
     case 'parked':

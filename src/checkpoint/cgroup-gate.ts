@@ -1,5 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs';
-import { readFile, writeFile } from 'node:fs/promises';
+import { closeSync, existsSync, openSync, readFileSync, write } from 'node:fs';
 import { join } from 'node:path';
 import { type CgroupLayout, cgroupLayout, cgroupMemberships, groupDirectories } from './doctor/cgroups.ts';
 
@@ -20,20 +19,26 @@ export class CgroupGate {
     this.#layout = { ...layout, hierarchies: layout.hierarchies.filter(({ root }) => root === '/') };
   }
 
-  /** Does not wait. A machine that refuses is slower, nothing else. */
+  /** Does not wait: only the write does, in another thread, and that begins at once. A machine that refuses is slower, nothing else. */
   open(): void {
     if (this.#opening) return;
+    const procs = this.#ownGroup();
+    if (procs === undefined) return;
     this.#opening = true;
-    const done = () => {
+    write(procs, String(process.pid), () => {
       this.#opening = false;
-    };
-    void this.#enter().then(done, done);
+      closeSync(procs);
+    });
   }
 
-  async #enter(): Promise<void> {
-    const memberships = cgroupMemberships(await readFile(join(this.#self, 'cgroup'), 'utf8'));
-    const files = groupDirectories(this.#layout, memberships).map((group) => join(group, 'cgroup.procs'));
-    const file = files.find((one) => existsSync(one));
-    if (file !== undefined) await writeFile(file, String(process.pid));
+  #ownGroup(): number | undefined {
+    try {
+      const memberships = cgroupMemberships(readFileSync(join(this.#self, 'cgroup'), 'utf8'));
+      const files = groupDirectories(this.#layout, memberships).map((group) => join(group, 'cgroup.procs'));
+      const file = files.find((one) => existsSync(one));
+      return file === undefined ? undefined : openSync(file, 'w');
+    } catch {
+      return undefined;
+    }
   }
 }
