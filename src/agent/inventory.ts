@@ -35,8 +35,9 @@ export class Inventory {
   async refresh(): Promise<boolean> {
     const list = (await this.#store.list()).filter(({ manifest }) => !manifest.workload.startsWith(SUSPENDED_PREFIX));
     const known = new Map<string, Known>();
+    const marks = this.#store.quarantined();
     for (const snapshot of list) {
-      const quarantined = (await this.#store.quarantined(snapshot.digest))?.reason;
+      const quarantined = marks.get(snapshot.digest)?.reason;
       // What appears here was verified by whoever put it here, or by the agent at its start.
       const verifiedAtMs = this.#known.get(snapshot.digest)?.verifiedAtMs ?? this.#now();
       known.set(snapshot.digest, { snapshot, quarantined, verifiedAtMs });

@@ -60,8 +60,9 @@ export class Seeds {
 
   /** A snapshot of this kind whose restores failed: another one would be no better. */
   async quarantined(hash: string): Promise<string | undefined> {
+    const marks = this.#deps.store.quarantined();
     for (const { digest, manifest } of await this.#deps.store.list()) {
-      const quarantined = manifest.specHash === hash ? await this.#deps.store.quarantined(digest) : undefined;
+      const quarantined = manifest.specHash === hash ? marks.get(digest) : undefined;
       if (quarantined !== undefined) return quarantineText(digest, quarantined.reason);
     }
     return undefined;

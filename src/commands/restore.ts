@@ -27,7 +27,8 @@ async function mustHaveSnapshot({ store }: Served, workload: string): Promise<vo
   const kept = (await store.list()).filter(({ manifest }) => manifest.workload === workload);
   if (kept.length === 0)
     throw new RekindleError('not_found', `there is no snapshot of ${workload}: make one with \`rekindle checkpoint ${workload}\``);
-  const quarantines = await Promise.all(kept.map(({ digest }) => store.quarantined(digest)));
+  const marks = store.quarantined();
+  const quarantines = kept.map(({ digest }) => marks.get(digest));
   const [first] = quarantines;
   if (first === undefined || quarantines.includes(undefined)) return;
   throw new RekindleError(

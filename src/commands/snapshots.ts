@@ -9,17 +9,16 @@ import { openMachine } from './engine.ts';
 /** `rekindle snapshots ls` */
 export async function list(context: Context, options: JsonOption): Promise<void> {
   const { store } = await openMachine(context.config, context.log);
-  const snapshots = await Promise.all(
-    (await store.list()).map(async ({ digest, manifest }) => ({
-      digest,
-      workload: manifest.workload,
-      specHash: manifest.specHash,
-      createdAt: manifest.createdAt,
-      totalBytes: manifest.totalBytes,
-      freezeMs: manifest.freezeMs,
-      quarantined: (await store.quarantined(digest))?.reason,
-    })),
-  );
+  const marks = store.quarantined();
+  const snapshots = (await store.list()).map(({ digest, manifest }) => ({
+    digest,
+    workload: manifest.workload,
+    specHash: manifest.specHash,
+    createdAt: manifest.createdAt,
+    totalBytes: manifest.totalBytes,
+    freezeMs: manifest.freezeMs,
+    quarantined: marks.get(digest)?.reason,
+  }));
   if (options.json) return print(JSON.stringify(snapshots));
   if (snapshots.length === 0) return print('no snapshots; `rekindle checkpoint WORKLOAD` makes one');
   const rows = snapshots.map((one) => [

@@ -254,8 +254,9 @@ export class SnapshotStore {
     this.#log.warn({ snapshot: digest, reason }, 'snapshot quarantined');
   }
 
-  async quarantined(digest: string): Promise<Mark | undefined> {
-    return this.#quarantine.all().get(digest);
+  /** Those that are left alone, by digest. */
+  quarantined(): ReadonlyMap<string, Mark> {
+    return this.#quarantine.all();
   }
 
   /** Remembers, across restarts, that a restore of it succeeded here. Safe to repeat. */

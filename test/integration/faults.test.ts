@@ -137,10 +137,10 @@ describe('with an agent in this process', () => {
     await engine.clone(witness, 'between').then(({ uid }) => engine.engine.host.remove(uid));
     await failing('three');
     await failing('four');
-    expect(await engine.engine.store.quarantined(digest)).toBeUndefined();
+    expect(engine.engine.store.quarantined().get(digest)).toBeUndefined();
     await failing('five');
 
-    expect(await engine.engine.store.quarantined(digest)).toMatchObject({
+    expect(engine.engine.store.quarantined().get(digest)).toMatchObject({
       reason: expect.stringMatching(/3 restores in a row failed.*deadline/),
     });
     // Nobody restores it, and nobody makes another like it at once.

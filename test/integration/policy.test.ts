@@ -96,7 +96,7 @@ describe('with verify: first-restore', () => {
     const clone = await engine.clone(networked('verify: first-restore'), 'clone');
 
     expect(await get(clone)).toMatch(/^seed /);
-    expect(await engine.engine.store.quarantined(snapshot.digest)).toBeUndefined();
+    expect(engine.engine.store.quarantined().get(snapshot.digest)).toBeUndefined();
     await removeAll(container, clone, ...(await engine.engine.host.list()));
   });
 
@@ -108,7 +108,7 @@ describe('with verify: first-restore', () => {
     const { container: doomed, state } = await engine.start(workload, 'doomed');
 
     expect(state).toMatchObject({ at: 'cold', why: 'failed', reason: expect.stringContaining('the restore failed') });
-    const quarantined = await until('quarantine', () => engine.engine.store.quarantined(snapshot.digest));
+    const quarantined = await until('quarantine', () => engine.engine.store.quarantined().get(snapshot.digest));
     expect(quarantined.reason).toMatch(/its first restore, which was its trial.*the restore failed/);
     expect(await get(doomed)).toMatch(/^doomed /);
     const next = await engine.start(workload, 'next');
@@ -129,7 +129,7 @@ describe('with verify: first-restore', () => {
 
     expect(state).toMatchObject({ at: 'cold', why: 'failed' });
     expect(await get(next)).toMatch(/^seed /);
-    expect(await engine.engine.store.quarantined(snapshot.digest)).toBeUndefined();
+    expect(engine.engine.store.quarantined().get(snapshot.digest)).toBeUndefined();
     await removeAll(seed, clone, doomed, next);
   });
 });

@@ -174,7 +174,7 @@ describe('failed restores', () => {
     const { seeds, store } = await someSeeds(dir, 0, leaving);
     const { digest } = await publish(store);
     for (let i = 0; i < 3; i++) await seeds.failed(digest, aContainer(''), { why: 'failed', reason: 'no', code });
-    return (await store.quarantined(digest))?.reason;
+    return store.quarantined().get(digest)?.reason;
   };
 
   test('three in a row, and the snapshot is left alone', async () => {
@@ -201,7 +201,7 @@ describe('failed restores', () => {
     Object.defineProperty(store, 'quarantine', { value: quarantine });
     await fail();
 
-    expect((await store.quarantined(digest))?.reason).toContain('4 restores in a row failed');
+    expect(store.quarantined().get(digest)?.reason).toContain('4 restores in a row failed');
   });
 
   test.each(['disk_full', 'machine_unsupported'] as const)('for what the machine lacks (%s) do not count', async (code) => {
