@@ -3,7 +3,7 @@ import { EVENTS, PODS } from '../cluster/kinds.ts';
 import { RekindleError } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import type { Controller } from '../lib/loop.ts';
-import { GATE, type PodState, parseWorkloadName, START_ANNOTATION, STATE_LABEL } from '../workloads/kubernetes.ts';
+import { GATE, OPEN_AHEAD, type PodState, parseWorkloadName, START_ANNOTATION, STATE_LABEL } from '../workloads/kubernetes.ts';
 import type { AgentEvent, InstanceState } from './events.ts';
 
 export type PodReportsDeps = {
@@ -163,7 +163,7 @@ function reportOf(state: InstanceState): Pick<Report, 'state' | 'start' | 'gate'
     case 'expected':
       return {
         gate: {
-          reason: 'Restoring',
+          reason: OPEN_AHEAD,
           message: `restored from snapshot ${state.snapshot.slice(0, 12)} as it starts; its own probe tells when it is ready`,
         },
       };

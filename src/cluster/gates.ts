@@ -3,7 +3,7 @@ import { RekindleError } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import type { Controller } from '../lib/loop.ts';
 import { parseDescription } from '../workloads/description.ts';
-import { GATE, START_ANNOTATION, STATE_LABEL, WORKLOAD_ANNOTATION } from '../workloads/kubernetes.ts';
+import { GATE, OPEN_AHEAD, START_ANNOTATION, STATE_LABEL, WORKLOAD_ANNOTATION } from '../workloads/kubernetes.ts';
 import type { Cluster, Followed } from './cluster.ts';
 import { PODS, type Pod } from './kinds.ts';
 
@@ -21,6 +21,11 @@ export function isGateShut({ spec, status, metadata }: Pod): boolean {
   const hasGate = spec?.readinessGates?.some(({ conditionType }) => conditionType === GATE) ?? false;
   const isOpen = status?.conditions?.some(({ type, status: is }) => type === GATE && is === 'True') ?? false;
   return hasGate && !isOpen && metadata?.deletionTimestamp === undefined;
+}
+
+/** Whether what became of a pod with our gate is still to be told: it is shut, or was opened ahead of that. */
+export function isUntold(pod: Pod): boolean {
+  return isGateShut(pod) || (pod.status?.conditions?.some(({ type, reason }) => type === GATE && reason === OPEN_AHEAD) ?? false);
 }
 
 /** Why a gate is to be opened now; or in how many milliseconds to look again; `Infinity`: at the next change. */

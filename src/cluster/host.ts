@@ -13,7 +13,7 @@ import type { WorkloadSpec } from '../workloads/workload.ts';
 import type { PodGroups } from './cgroups.ts';
 import type { Cluster, Followed } from './cluster.ts';
 import type { Cri, CriContainer } from './cri.ts';
-import { isGateShut } from './gates.ts';
+import { isGateShut, isUntold } from './gates.ts';
 import { PODS } from './kinds.ts';
 import { isAlive, type Task, taskOf } from './task.ts';
 
@@ -131,10 +131,10 @@ export class ClusterHost implements ContainerMaker {
     return this.#byUid.get(uid);
   }
 
-  /** Whether the pod's gate is not open yet, as the API server last told. */
-  isHeld(uid: string): boolean {
+  /** Whether it is still to be told what became of the pod, as the API server last had it. */
+  isUntold(uid: string): boolean {
     const pod = this.#byUid.get(uid);
-    return pod !== undefined && isGateShut(pod);
+    return pod !== undefined && isUntold(pod);
   }
 
   async find(uid: string): Promise<Container | undefined> {

@@ -117,9 +117,9 @@ export async function openClusterPlace(
     host,
     clock: monotonicClock,
     gateways: () => gatewayAddresses(options.view),
-    // Its gate has nobody else to open it before the deadline; one that is open has been told about.
+    // A gate that is shut has nobody else to open it before the deadline.
     unseen: ({ uid, name, workload }, reason) => {
-      if (host.isHeld(uid)) reports.onEvent({ type: 'instance', uid, name, workload: workload.name, state: { at: 'cold', reason } });
+      if (host.isUntold(uid)) reports.onEvent({ type: 'instance', uid, name, workload: workload.name, state: { at: 'cold', reason } });
     },
     changed: () => changed(),
   });

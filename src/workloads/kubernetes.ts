@@ -20,6 +20,8 @@ export const REQUESTS_ANNOTATION = 'rekindle.dev/requests';
 export const START_ANNOTATION = 'rekindle.dev/start';
 /** Readiness gate, and the condition that opens it. */
 export const GATE = 'rekindle.dev/ready';
+/** Why a gate is open whose pod is still to be restored. */
+export const OPEN_AHEAD = 'Restoring';
 /** Key of a ConfigMap with the policy as properties text. */
 export const PROPERTIES_KEY = 'cr-properties';
 /** Name of the volume that holds the slot, and where it is mounted. */

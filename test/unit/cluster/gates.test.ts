@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { decideGate, Gates } from '../../../src/cluster/gates.ts';
+import { decideGate, Gates, isUntold } from '../../../src/cluster/gates.ts';
 import { PODS, type Pod } from '../../../src/cluster/kinds.ts';
 import { RekindleError } from '../../../src/lib/errors.ts';
 import { silentLog } from '../../../src/lib/log.ts';
@@ -48,6 +48,15 @@ describe('a gate', () => {
     const decided = decideGate(aGated(facts), awaySince === undefined ? undefined : at(awaySince), at(seconds));
 
     expect(decided).toMatchObject(decision);
+  });
+
+  test('that is shut, or was opened ahead of a restore, is of a pod of which it is still to be told what became', () => {
+    const opened = (reason: string): Pod => {
+      const pod = aGated({ readyAt: 1, gate: 'True' });
+      return { ...pod, status: { conditions: pod.status?.conditions?.map((condition) => ({ ...condition, reason })) ?? [] } };
+    };
+
+    expect([aGated({}), opened('Restoring'), opened('Restored'), opened('ColdStarted')].map(isUntold)).toEqual([true, true, false, false]);
   });
 
   test('of others is none of ours, nor is that of a pod that ends', () => {
