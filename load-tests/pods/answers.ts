@@ -31,7 +31,8 @@ export async function firstAnswers(stage: Stage, report: Report, rounds: number)
   for (const [name, summary] of found) report.times(name, summary);
   for (const application of APPLICATIONS) {
     const [snapshot] = await snapshotsOf(stage.space, nameOf(application));
-    const mebibytes = Math.max(1, Math.round((snapshot?.memoryBytes ?? 0) / MIB));
+    if (snapshot === undefined) throw new Error(`${nameOf(application)} has no snapshot any more`);
+    const mebibytes = Math.ceil(snapshot.memoryBytes / MIB);
     const ms = await floorMs(mebibytes);
     report.say(
       `  ${application.name}: copying its ${mebibytes} MiB into fresh pages, and nothing else, takes ${ms.toFixed(0)} ms at this moment`,

@@ -1,28 +1,26 @@
 import { aDeployment, PORT, propertiesOf } from '../../test/cluster/fixture/workloads.ts';
-import { readSamples } from '../restore/samples.ts';
 
 export type Application = {
   readonly name: string;
   readonly command: readonly string[];
   readonly probePath: string;
-  readonly memoryMiB?: number | undefined;
+  readonly memoryMiB?: number;
   /** Run in its container before it is checkpointed. */
   readonly warmup?: string;
 };
 
 /** What the image of the cluster tests has (images/samples/Containerfile.apps), limited and warmed as images/samples/rekindle.yaml says. */
-const SAMPLES = new Map((await readSamples()).map((sample) => [sample.name, sample]));
+const sample = (name: string, memoryMiB: number, warmPath: string, warmCount: number): Application => ({
+  name,
+  command: [`/app/${name}/start`],
+  probePath: '/healthz',
+  memoryMiB,
+  warmup: `for i in $(seq ${warmCount}); do curl -sfo /dev/null 'http://localhost:${PORT}${warmPath}'; done`,
+});
 
-function sampled(name: string): Application {
-  const sample = SAMPLES.get(name);
-  if (sample === undefined) throw new Error(`there is no sample ${name}`);
-  const warmup = `for i in $(seq ${sample.warmCount}); do curl -sfo /dev/null 'http://localhost:${PORT}${sample.warmPath}'; done`;
-  return { name, command: [`/app/${name}/start`], probePath: '/healthz', memoryMiB: sample.workload.container.memoryMiB, warmup };
-}
-
-export const NODE = sampled('node');
+export const NODE = sample('node', 512, '/warm?n=50', 5);
 const NGINX: Application = { name: 'nginx', command: ['nginx', '-c', '/app/nginx/nginx.conf'], probePath: '/' };
-export const APPLICATIONS = [NODE, sampled('python'), sampled('java'), NGINX] as const;
+export const APPLICATIONS = [NODE, sample('python', 512, '/warm?n=200', 3), sample('java', 768, '/warm?n=1000', 3), NGINX] as const;
 /** Ready as soon as its container runs: what Kubernetes itself takes for a pod with this probe. */
 export const EMPTY = NGINX;
 

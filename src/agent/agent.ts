@@ -34,9 +34,13 @@ export type AgentDeps = Omit<SeedDeps, 'restorer' | 'slotOf'> &
      * has ended.
      */
     readonly claimSeed: (hash: string) => Promise<AsyncDisposable | undefined>;
+    /** Shuts the gate of a pod that waits again, see `PodFacts.held`: whether nobody is sent to it any more. */
+    readonly holdBack?: ((container: Container, signal: AbortSignal) => Promise<boolean>) | undefined;
   } & Pick<PoolDeps, 'bring'>;
 
 const FIRST_LOOK_FOR_GONE_AT = 256;
+/** Why one that was expected to be restored is not made into a snapshot, though none fits it. */
+const NOT_HELD = 'no snapshot fits it, though one was expected to, and it may serve already: the next of its kind is made into one';
 const NO_FIT = 'a snapshot does not fit this machine: another is made';
 /** A start is worth so much waiting for a snapshot of another node. */
 const BRING_WITHIN_MS = 5_000;
@@ -109,11 +113,15 @@ export class Agent implements AsyncDisposable {
    * none, or where more than the application itself decides when it is ready.
    */
   expects({ workload, revision }: { readonly workload: WorkloadSpec; readonly revision: string }): string | undefined {
-    const { index, inventory, view } = this.#deps;
+    const { index, inventory, store, view } = this.#deps;
     const hash = index.get(workload.name, revision);
     if (hash === undefined || coldReason(workload) !== undefined || this.#seeds.refusal(hash) !== undefined) return undefined;
-    if (isFinishedByUs(workload)) return undefined;
-    return inventory.fitting(hash, workload) ?? inventory.elsewhere(hash, workload, view().nodes);
+    // The policy's own check (a command: a pod's probe is described as what it is) may ask for more than the pod's probe does.
+    if (isFinishedByUs(workload) || typeof workload.container.readiness === 'string') return undefined;
+    const here = inventory.fitting(hash, workload);
+    // Its trial is not to serve.
+    if (workload.checkpoint.verify === 'first-restore') return here !== undefined && store.isProven(here) ? here : undefined;
+    return here ?? inventory.elsewhere(hash, workload, view().nodes);
   }
 
   /** For `SlotServer`: takes every connection from its hello on. */
@@ -214,10 +222,14 @@ export class Agent implements AsyncDisposable {
     const snapshot = await store.find(hash, machine, retentionOf(workload).maxAgeMs);
     const refusal = snapshot === undefined ? (this.#seeds.refusal(hash) ?? (await this.#seeds.quarantined(hash))) : undefined;
     const elsewhere = snapshot === undefined ? inventory.elsewhere(hash, workload, view().nodes) : undefined;
-    const held = pod?.held ?? true;
-    const decision = decide({ workload, held, restarts, snapshot, elsewhere, refusal, seedRuns: this.#seeds.runs(hash) });
+    const decision = decide({ workload, restarts, snapshot, elsewhere, refusal, seedRuns: this.#seeds.runs(hash) });
+    if (decision.do !== 'seed') return decision;
     // At once: another of its kind may be waiting for the same decision.
-    return decision.do === 'seed' ? { do: 'seed', hash, mounts, held: this.#seeds.hold(hash) } : decision;
+    const held = this.#seeds.hold(hash);
+    // What it is asked before it is dumped would be in the memory of every clone.
+    if (pod?.held !== false || (await this.#deps.holdBack?.(container, this.#stop.signal))) return { do: 'seed', hash, mounts, held };
+    held[Symbol.dispose]();
+    return { do: 'cold', why: 'no_snapshot', reason: NOT_HELD };
   }
 
   /** Restores when the snapshot has come, if that is soon enough. */

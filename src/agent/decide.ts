@@ -12,8 +12,6 @@ export type Decision<S> =
 
 export type DecisionFacts<S> = {
   readonly workload: Pick<WorkloadSpec, 'container' | 'restore'>;
-  /** Whether nobody is sent to it before it has been dumped; what it is asked would be in the memory of every clone. */
-  readonly held: boolean;
   /** How often the container was started before. */
   readonly restarts: number;
   /** A snapshot that fits it, here and not quarantined. */
@@ -29,9 +27,6 @@ export type DecisionFacts<S> = {
 /** Why a container starts cold beside a seed of its kind. */
 export const SEED_RUNS = 'no snapshot yet: another container is being made into one';
 
-/** Why one that was to be restored is not made into a snapshot when there is none any more. */
-const NOT_HELD = 'its snapshot has gone while it started: the next of its kind is made into one';
-
 /** Restores where that is possible, makes a seed where one is wanted, and else starts cold, saying why. Never throws. */
 export function decide<S>(facts: DecisionFacts<S>): Decision<S> {
   const cold = coldReason(facts.workload);
@@ -43,6 +38,5 @@ export function decide<S>(facts: DecisionFacts<S>): Decision<S> {
   if (facts.refusal !== undefined) return { do: 'cold', why: 'refused', reason: facts.refusal };
   if (facts.elsewhere !== undefined) return { do: 'pull', digest: facts.elsewhere };
   if (facts.seedRuns) return { do: 'cold', why: 'no_snapshot', reason: SEED_RUNS };
-  if (!facts.held) return { do: 'cold', why: 'no_snapshot', reason: NOT_HELD };
   return { do: 'seed' };
 }

@@ -1,5 +1,6 @@
 import type { Cluster } from '../cluster/cluster.ts';
 import { EVENTS, PODS } from '../cluster/kinds.ts';
+import type { Clock } from '../lib/clock.ts';
 import { RekindleError } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import type { Controller } from '../lib/loop.ts';
@@ -9,6 +10,7 @@ import type { AgentEvent, InstanceState } from './events.ts';
 export type PodReportsDeps = {
   readonly cluster: Pick<Cluster, 'patch' | 'create'>;
   readonly log: Log;
+  readonly clock: Clock;
   /** This node's name, which events tell as their host. */
   readonly node: string;
   /** Asks for a pass of the loop that this is. */
@@ -31,6 +33,7 @@ type Report = {
 };
 
 const RETRY_MS = 1_000;
+const SENDING_MS = 5;
 /** What is refused so often is not told: its namespace goes, or somebody's policy forbids it. A right may come a moment later. */
 const MOST_REFUSALS = 5;
 /** Pods told at the same time. */
@@ -63,6 +66,21 @@ export class PodReports implements Controller {
     this.#pending.set(event.uid, waiting);
     this.#deps.wake();
   };
+
+  /**
+   * Shuts the gate of a pod again that was opened ahead; whether it is shut, and the pod was not ready until then: nothing is in it yet, so it cannot become so
+   * any more.
+   */
+  async holdBack(uid: string, at: { readonly namespace: string; readonly name: string }, signal: AbortSignal): Promise<boolean> {
+    // What was told ahead must not be told after this.
+    this.#pending.delete(uid);
+    while (this.#sending.has(uid)) await this.#deps.clock.sleep(SENDING_MS, signal);
+    const message = 'no snapshot fits it, though one was expected to: it is held until it has been checkpointed';
+    const condition = { type: GATE, status: 'False', reason: 'Held', message, lastTransitionTime: seconds(new Date()) };
+    const patch = { metadata: { uid }, status: { conditions: [condition] } };
+    const pod = await this.#deps.cluster.patch(PODS, { ...at, subresource: 'status' }, patch, 'strategic', signal);
+    return pod !== undefined && !pod.status?.conditions?.some(({ type, status }) => type === 'ContainersReady' && status === 'True');
+  }
 
   async reconcile(signal: AbortSignal): Promise<{ readonly requeueAfterMs: number }> {
     const due = [...this.#pending.keys()].filter((uid) => !this.#sending.has(uid)).slice(0, AT_ONCE);
@@ -109,7 +127,7 @@ export class PodReports implements Controller {
   }
 
   async #patch(uid: string, { namespace, name, state, start, gate }: Report, signal: AbortSignal): Promise<void> {
-    const at = new Date().toISOString().replace(/\.\d+Z$/, 'Z');
+    const at = seconds(new Date());
     const condition = gate && { type: GATE, status: 'True', reason: gate.reason, message: gate.message, lastTransitionTime: at };
     const patch = {
       // With the uid, a pod that has taken the name meanwhile is left alone.
@@ -151,6 +169,10 @@ export class PodReports implements Controller {
       signal,
     );
   }
+}
+
+function seconds(at: Date): string {
+  return at.toISOString().replace(/\.\d+Z$/, 'Z');
 }
 
 /** Undefined for what nobody needs to hear. */

@@ -119,7 +119,7 @@ export class Seeds {
       if (await host.isLeaving(uid)) return;
       const failures = (this.#failures.get(digest) ?? 0) + 1;
       this.#failures.set(digest, failures);
-      if (workload.checkpoint.verify === 'first-restore' && !(await store.isProven(digest)))
+      if (workload.checkpoint.verify === 'first-restore' && !store.isProven(digest))
         await store.quarantine(digest, `its first restore, which was its trial (checkpoint.verify), failed: ${reason}`);
       else if (failures >= FAILURES_UNTIL_QUARANTINE)
         await store.quarantine(digest, `${failures} restores in a row failed; the last: ${reason}`);

@@ -115,7 +115,8 @@ export const Answers = {
   ListContainers: Type.Object({ containers: Type.Array(Type.Object(common)) }),
   GetContainerEvents: Type.Object({
     containerId: Type.String(),
-    containerEventType: Type.String(),
+    // A number, where it is newer than ours.
+    containerEventType: Type.Unknown(),
     containersStatuses: Type.Array(Type.Object({ id: Type.String(), labels: Labels })),
   }),
   ExecSync: Type.Object({ stdout: Type.Unsafe<Uint8Array>({}), stderr: Type.Unsafe<Uint8Array>({}), exitCode: Type.Number() }),

@@ -25,10 +25,19 @@ export async function hearOfContainers(
     let againMs = AGAIN_MS;
     try {
       if (TELLS_ONE_ONLY.test(await cri.version(signal))) againMs = AGAIN_SILENT_MS;
-      else await cri.follow(onMade, signal);
+      else {
+        await cri.follow((uid) => {
+          told = false;
+          onMade(uid);
+        }, signal);
+      }
     } catch (err) {
       if (signal.aborted) return;
-      if (!told) log.info({ err }, 'the container runtime does not tell of containers that it makes: restores take some milliseconds more');
+      if (!told)
+        log.info(
+          { err },
+          'the container runtime does not tell of containers that it makes: until it does, restores take some milliseconds more',
+        );
       told = true;
       if (err instanceof RekindleError && !err.retryable) againMs = AGAIN_SILENT_MS;
     }

@@ -41,12 +41,15 @@ export function decideGate(pod: Pod, agentAwaySinceMs: number | undefined, nowMs
   const { spec, status, metadata } = pod;
   if (!spec?.readinessGates?.some(({ conditionType }) => conditionType === GATE) || metadata?.deletionTimestamp !== undefined) return NEVER;
   const conditions = new Map(status?.conditions?.map((condition) => [condition.type, condition]));
-  if (conditions.get(GATE)?.status === 'True') return NEVER;
+  const gate = conditions.get(GATE);
+  const isAhead = gate?.reason === OPEN_AHEAD;
+  if (gate?.status === 'True' && !isAhead) return NEVER;
   const ready = conditions.get('ContainersReady');
   if (ready?.status !== 'True') return NEVER;
   const readySinceMs = ready.lastTransitionTime === undefined ? nowMs : new Date(ready.lastTransitionTime).getTime();
   const deadlineMs = gateDeadlineMs(pod);
-  const dueMs = readySinceMs + deadlineMs - nowMs;
+  // Of one that was opened ahead only its agent tells what became of it: it holds nobody up.
+  const dueMs = isAhead ? Number.POSITIVE_INFINITY : readySinceMs + deadlineMs - nowMs;
   const awayMs = agentAwaySinceMs === undefined ? Number.POSITIVE_INFINITY : agentAwaySinceMs + AGENT_AWAY_MS - nowMs;
   if (awayMs <= 0) return { open: { reason: 'AgentAway', message: `no agent of rekindle runs on ${spec.nodeName}` } };
   if (dueMs <= 0) return { open: { reason: 'DeadlinePassed', message: `its agent did not decide within ${deadlineMs / 1000} s` } };

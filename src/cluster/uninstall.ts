@@ -2,7 +2,7 @@ import type { Clock } from '../lib/clock.ts';
 import { RekindleError } from '../lib/errors.ts';
 import { ENABLED_LABEL, GATE, REQUESTS_ANNOTATION, STATE_LABEL } from '../workloads/kubernetes.ts';
 import type { Cluster, KubeObject } from './cluster.ts';
-import { isGateShut } from './gates.ts';
+import { isUntold } from './gates.ts';
 import { slotContainerOf } from './host.ts';
 import {
   ADMISSION_BINDINGS,
@@ -127,7 +127,7 @@ export class Uninstall {
 
   async #openGates(signal: AbortSignal): Promise<void> {
     const { cluster, clock, say } = this.#deps;
-    const shut = (await this.#pods(signal)).filter(isGateShut);
+    const shut = (await this.#pods(signal)).filter(isUntold);
     const at = new Date(clock.now()).toISOString().replace(/\.\d+Z$/, 'Z');
     const condition = {
       type: GATE,

@@ -2,6 +2,7 @@ import { constants } from 'node:fs';
 import { access, mkdir, open, readdir, readFile, rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { Abandoned } from '../agent/abandoned.ts';
 import { Agent, type AgentDeps } from '../agent/agent.ts';
 import type { AgentListener } from '../agent/events.ts';
 import { Inventory } from '../agent/inventory.ts';
@@ -83,6 +84,7 @@ export type AgentPlace<H extends ContainerMaker> = AsyncDisposable & {
   readonly onChange?: (changed: () => void) => void;
   /** Takes what tells of a container that is still to be made from which snapshot it will be restored. */
   readonly expect?: (expectation: Expectation) => void;
+  readonly holdBack?: AgentDeps['holdBack'];
 };
 
 export type Expectation = Agent['expects'];
@@ -102,7 +104,7 @@ export type AgentOptions = {
  */
 export async function openAgent<H extends ContainerMaker>(
   config: Config,
-  { host, store, listen, hostRoot }: AgentPlace<H>,
+  { host, store, listen, hostRoot, holdBack }: AgentPlace<H>,
   options: AgentOptions,
 ): Promise<AgentEngine<H>> {
   const { log, listener, signal, onPass } = options;
@@ -166,6 +168,7 @@ export async function openAgent<H extends ContainerMaker>(
     inventory,
     view: service.view,
     claimSeed: service.claimSeed ?? (async () => new AsyncDisposableStack()),
+    holdBack,
     bring: puller.bring.bind(puller),
     workDir,
     concurrency: availableParallelism(),
@@ -213,10 +216,12 @@ export async function openAgent<H extends ContainerMaker>(
     loopDeps,
     background.signal,
   );
+  const here = async () => new Set((await host.list()).map(({ workload }) => workload.name));
+  const abandoned = runLoop(new Abandoned({ store, view: service.view, here, clock: systemClock, log }), loopDeps, background.signal);
   mergingLoop = runLoop(merging, loopDeps, background.signal);
   undo.defer(async () => {
     background.abort();
-    await Promise.all([verifier.done, mergingLoop?.done, looks.done, verified.catch(() => undefined)]);
+    await Promise.all([verifier.done, abandoned.done, mergingLoop?.done, looks.done, verified.catch(() => undefined)]);
     await settings.ksm.restore();
   });
   const stack = undo.move();

@@ -25,6 +25,8 @@ import { mountRunDir } from './engine.ts';
 
 /** A process in the node's own namespaces, for one with the node's PIDs, and where the node's files are. */
 const NODE_INIT = 1;
+/** A slot waits for it. */
+const HOLD_BACK_MS = 2_000;
 export const NODE_ROOT = `/proc/${NODE_INIT}/root`;
 
 /**
@@ -70,6 +72,7 @@ export async function openClusterPlace(
   const reports = new PodReports({
     cluster: kube,
     log: log.child({ component: 'pods' }),
+    clock: monotonicClock,
     node: options.node,
     wake: () => reporting?.wake(),
   });
@@ -150,6 +153,19 @@ export async function openClusterPlace(
     image: (reference, until) => cri.image(reference, until),
     expect: (expectation) => {
       expected = expectation;
+    },
+    holdBack: async ({ uid, name, pod }, until) => {
+      try {
+        return await reports.holdBack(
+          uid,
+          { name, namespace: pod?.namespace ?? '' },
+          AbortSignal.any([until, AbortSignal.timeout(HOLD_BACK_MS)]),
+        );
+      } catch (err) {
+        until.throwIfAborted();
+        log.info({ err, slot: uid }, 'gate could not be shut again');
+        return false;
+      }
     },
     onChange: (callback) => {
       changed = callback;

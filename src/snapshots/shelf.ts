@@ -1,5 +1,5 @@
-import { readdirSync, readFileSync } from 'node:fs';
-import { lstat, rename } from 'node:fs/promises';
+import { readFileSync, statSync } from 'node:fs';
+import { lstat, readdir, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errno, RekindleError } from '../lib/errors.ts';
 import { type Exec, mustExec } from '../lib/exec.ts';
@@ -22,6 +22,8 @@ export type Snapshot = {
 
 export type ShelfDeps = { readonly dir: string; readonly log: Log; readonly exec: Exec };
 
+/** Far longer than a tick of any file system's clock. */
+const SETTLED_MS = 2_000;
 const DIGEST = /^[0-9a-f]{64}$/;
 
 /**
@@ -34,6 +36,7 @@ export class Shelf {
   readonly #exec: Exec;
   readonly #known = new Map<string, { readonly snapshot: Snapshot; readonly fingerprint: Fingerprint | undefined }>();
   readonly #unreadable = new Set<string>();
+  #names: { readonly mtimeMs: number; readonly digests: readonly string[] } = { mtimeMs: Number.NaN, digests: [] };
 
   constructor(deps: ShelfDeps) {
     this.#dir = deps.dir;
@@ -41,10 +44,17 @@ export class Shelf {
     this.#exec = deps.exec;
   }
 
-  /** The names of what is there, whether sound or not. Synchronous: a directory of a few names, before every restore. */
-  digests(): readonly string[] {
+  /**
+   * The names of what is there, whether sound or not. Every restore asks: the directory, whose lock a busy disk may hold, is read only when it has changed, as
+   * its time tells once that is so old that no further change can have the same.
+   */
+  async digests(): Promise<readonly string[]> {
     try {
-      return readdirSync(this.#dir).filter((name) => DIGEST.test(name));
+      const { mtimeMs } = statSync(this.#dir);
+      if (mtimeMs === this.#names.mtimeMs) return this.#names.digests;
+      const digests = (await readdir(this.#dir)).filter((name) => DIGEST.test(name));
+      this.#names = { mtimeMs: Date.now() - mtimeMs > SETTLED_MS ? mtimeMs : Number.NaN, digests };
+      return digests;
     } catch (error) {
       if (errno(error) === 'ENOENT') return [];
       throw error;
@@ -53,7 +63,7 @@ export class Shelf {
 
   /** Every snapshot whose manifest is sound, newest first, with what other processes published and without what they removed. */
   async list(): Promise<readonly Snapshot[]> {
-    const there = new Set(this.digests());
+    const there = new Set(await this.digests());
     for (const digest of this.#known.keys()) if (!there.has(digest)) this.#known.delete(digest);
     for (const digest of there) if (!this.#known.has(digest) && !this.#unreadable.has(digest)) await this.#learn(digest);
     return [...this.#known.values()].map(({ snapshot }) => snapshot).sort(newestFirst);

@@ -1,4 +1,4 @@
-import { chmod, lstat, mkdir, readdir } from 'node:fs/promises';
+import { chmod, lstat, mkdir, readdir, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '../lib/clock.ts';
 import { freeBytes } from '../lib/disk.ts';
@@ -67,7 +67,7 @@ export class SnapshotStore {
     const intact: Snapshot[] = [];
     const corrupt: { digest: string; problem: string }[] = [];
     const foreign: string[] = [];
-    for (const digest of this.#shelf.digests()) {
+    for (const digest of await this.#shelf.digests()) {
       try {
         intact.push(await this.verify(digest, signal));
       } catch (error) {
@@ -254,6 +254,18 @@ export class SnapshotStore {
     this.#log.warn({ snapshot: digest, reason }, 'snapshot quarantined');
   }
 
+  /** When it was last wanted: see {@link want}, or else when it was put here; the present for one that is gone. */
+  async wantedAtMs(digest: string): Promise<number> {
+    return (await lstat(join(this.#dir, digest)).catch(() => undefined))?.mtimeMs ?? this.#clock.now();
+  }
+
+  /** Notes in the times of its directory, which nothing checks, that it is wanted still. */
+  async want(digest: string): Promise<void> {
+    const now = this.#clock.now() / 1000;
+    // It may have been removed.
+    await utimes(join(this.#dir, digest), now, now).catch(() => undefined);
+  }
+
   /** Those that are left alone, by digest. */
   quarantined(): ReadonlyMap<string, Mark> {
     return this.#quarantine.all();
@@ -261,10 +273,10 @@ export class SnapshotStore {
 
   /** Remembers, across restarts, that a restore of it succeeded here. Safe to repeat. */
   async prove(digest: string): Promise<void> {
-    if (!(await this.isProven(digest))) await this.#proven.add(digest, { reason: 'restored', atMs: this.#clock.now() });
+    if (!this.isProven(digest)) await this.#proven.add(digest, { reason: 'restored', atMs: this.#clock.now() });
   }
 
-  async isProven(digest: string): Promise<boolean> {
+  isProven(digest: string): boolean {
     return this.#proven.all().has(digest);
   }
 

@@ -18,13 +18,16 @@ export function formatDescription(description: WorkloadDescription): string {
   return text;
 }
 
-/** Descriptions that were read last, which all pods of a workload share. */
+/** Descriptions that were read last, which all pods of a workload share: of this whole process, as what a text means depends on nothing else. */
 const READ_LAST = 256;
+/** Whoever may make pods can write longer ones, as many as they like. */
+const READ_CHARS = 8 * 1024;
 const read = new Map<string, WorkloadDescription>();
 
 /** The reverse of {@link formatDescription}, for a text of anybody's: throws `config_invalid`; `where` names the pod. The same object for the same text. */
 export function parseDescription(text: string, where: string): WorkloadDescription {
   const description = read.get(text) ?? parse(text, where);
+  if (text.length > READ_CHARS) return description;
   read.delete(text);
   read.set(text, description);
   const [oldest] = read.keys();

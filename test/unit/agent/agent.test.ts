@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { silentLog } from '../../../src/lib/log.ts';
 import { parseRekindleFile } from '../../../src/workloads/file.ts';
 import { until } from '../../fixtures/until.ts';
 import { aFolder, publish } from '../snapshots/builders.ts';
@@ -53,4 +54,28 @@ test('what is still to be made is expected to be restored where a snapshot of it
   expect(expectedOf(', restore: { cold: it says so }')).toBeUndefined();
   expect(expectedOf(', restore: { identity: file }')).toBeUndefined();
   expect(expectedOf(', restore: { after: { command: x } }')).toBeUndefined();
+  expect(expectedOf(', checkpoint: { verify: first-restore }')).toBeUndefined();
+  await store.prove(digest);
+  expect(expectedOf(', checkpoint: { verify: first-restore }')).toBe(digest);
+});
+
+test('one that is not held is the seed once it can be held back, and else cold', async () => {
+  await using folder = await aFolder();
+  const asked: string[] = [];
+  const holdBack = async ({ uid }: { uid: string }) => {
+    asked.push(uid);
+    return uid === 'again';
+  };
+  await using agent = await anAgent(folder.path, {}, silentLog, holdBack);
+  const pod = { namespace: '', serviceAccount: '', container: '', security: '', sysctls: {}, revision: '', held: false };
+
+  await agent.start('serves', { pod });
+  expect(await until('its state', () => agent.stateOf('serves'))).toMatchObject({
+    at: 'cold',
+    why: 'no_snapshot',
+    reason: expect.stringContaining('expected'),
+  });
+  await agent.start('again', { pod });
+  expect(await until('its state', () => agent.stateOf('again'))).toMatchObject({ at: 'seed' });
+  expect(asked).toEqual(['serves', 'again']);
 });

@@ -15,7 +15,6 @@ function aWorkload(container = '', restore = '') {
 function facts(changes: Partial<DecisionFacts<string>> = {}): DecisionFacts<string> {
   return {
     workload: aWorkload(),
-    held: true,
     restarts: 0,
     snapshot: undefined,
     elsewhere: undefined,
@@ -45,11 +44,6 @@ test('there is one seed at a time', () => {
 
 test('what was refused is not tried again, and its reason is given', () => {
   expect(decide(facts({ refusal: 'it holds a terminal' }))).toEqual({ do: 'cold', why: 'refused', reason: 'it holds a terminal' });
-});
-
-test('one that may be sent requests already is not made into a snapshot', () => {
-  expect(decide(facts({ held: false }))).toMatchObject({ do: 'cold', why: 'no_snapshot', reason: expect.stringContaining('has gone') });
-  expect(decide(facts({ held: false, snapshot: 's' }))).toEqual({ do: 'restore', snapshot: 's' });
 });
 
 test('a container that was started before is never a clone', () => {

@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 import type { AgentEvent, InstanceState } from '../../../src/agent/events.ts';
 import { PodReports } from '../../../src/agent/pod-reports.ts';
 import { EVENTS, PODS } from '../../../src/cluster/kinds.ts';
+import { monotonicClock as clock } from '../../../src/lib/clock.ts';
 import { RekindleError } from '../../../src/lib/errors.ts';
 import { silentLog } from '../../../src/lib/log.ts';
 import { GATE, START_ANNOTATION, STATE_LABEL } from '../../../src/workloads/kubernetes.ts';
@@ -15,7 +16,7 @@ async function aPod() {
   const cluster = new FakeCluster();
   const made = await cluster.create(PODS, { metadata: { name: 'web-1', namespace: 'shop' }, spec: { containers: [] } }, signal);
   const uid = made.metadata?.uid ?? '';
-  const reports = new PodReports({ cluster, log: silentLog, node: 'node1', wake: () => undefined });
+  const reports = new PodReports({ cluster, log: silentLog, clock, node: 'node1', wake: () => undefined });
   const say = (state: InstanceState, of = uid) =>
     reports.onEvent({ type: 'instance', uid: of, name: 'web-1', workload: 'shop.web', state } satisfies AgentEvent);
   const look = async () => {
@@ -28,7 +29,7 @@ async function aPod() {
       events: events.map(({ reason, message }) => `${reason}: ${message}`),
     };
   };
-  return { cluster, reports, say, look };
+  return { cluster, reports, say, look, uid };
 }
 
 test('a restored pod has its gate opened, and how long it took is told', async () => {
@@ -57,6 +58,22 @@ test('one that will be restored has its gate opened before its containers are ma
 
   expect(before).toMatchObject({ label: undefined, start: undefined, gate: { status: 'True', reason: 'Restoring' }, events: [] });
   expect(await look()).toMatchObject({ label: 'live', gate: { status: 'True', reason: 'Restored' } });
+});
+
+test('one of which nothing fits after all is held again, whatever is still to be told, unless it is ready already', async () => {
+  const { cluster, reports, say, look, uid } = await aPod();
+  const at = { namespace: 'shop', name: 'web-1' };
+  say({ at: 'expected', snapshot: 'a'.repeat(64) });
+  await reports.reconcile(signal);
+  say({ at: 'expected', snapshot: 'b'.repeat(64) });
+
+  expect(await reports.holdBack(uid, at, signal)).toBe(true);
+  await reports.reconcile(signal);
+  expect(await look()).toMatchObject({ gate: { status: 'False', reason: 'Held' } });
+
+  const ready = { status: { conditions: [{ type: 'ContainersReady', status: 'True' }] } };
+  await cluster.patch(PODS, { ...at, subresource: 'status' }, ready, 'strategic', signal);
+  expect(await reports.holdBack(uid, at, signal)).toBe(false);
 });
 
 test('a seed is held until it has been dumped', async () => {
@@ -137,7 +154,7 @@ test('what the API server will not hear of one pod holds up no other, and is giv
       throw new RekindleError('cluster_unavailable', 'the namespace is being terminated');
     },
   };
-  const reports = new PodReports({ cluster: strict, log: silentLog, node: 'node1', wake: () => undefined });
+  const reports = new PodReports({ cluster: strict, log: silentLog, clock, node: 'node1', wake: () => undefined });
   const tell = (uid: string, workload: string) => reports.onEvent({ type: 'instance', uid, name: 'web-1', workload, state: live });
   const [pod] = await cluster.list(PODS, {}, signal);
 
@@ -164,7 +181,7 @@ test('what is said while the API server hears of something earlier is told next'
     },
     create: (...args) => cluster.create(...args),
   };
-  const reports = new PodReports({ cluster: slow, log: silentLog, node: 'node1', wake: () => undefined });
+  const reports = new PodReports({ cluster: slow, log: silentLog, clock, node: 'node1', wake: () => undefined });
   const tell = (state: InstanceState) => reports.onEvent({ type: 'instance', uid, name: 'web-1', workload: 'shop.web', state });
 
   meanwhile = () => tell({ at: 'seed', step: 'writing it down' });
@@ -186,7 +203,7 @@ test('a pod that somebody else writes at the same moment is told about again', a
     },
     create: (...args) => cluster.create(...args),
   };
-  const reports = new PodReports({ cluster: busy, log: silentLog, node: 'node1', wake: () => undefined });
+  const reports = new PodReports({ cluster: busy, log: silentLog, clock, node: 'node1', wake: () => undefined });
 
   reports.onEvent({ type: 'instance', uid: pod?.metadata?.uid ?? '', name: 'web-1', workload: 'shop.web', state: live });
   await reports.reconcile(signal);

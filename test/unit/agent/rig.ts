@@ -33,7 +33,12 @@ export function aContainer(facts: Pick<Container, 'uid' | 'pid'> & Partial<Conta
  * An agent of real slots that runs no CRIU: what starts cold never gets ready. `overrides`: what its host does besides finding the containers of the slots
  * that a test starts, or puts into `containers`.
  */
-export async function anAgent(dir: string, overrides: Partial<ContainerMaker> = {}, log: Log = silentLog) {
+export async function anAgent(
+  dir: string,
+  overrides: Partial<ContainerMaker> = {},
+  log: Log = silentLog,
+  holdBack?: (container: Container) => Promise<boolean>,
+) {
   const containers = new Map<string, Container>();
   const unused = async () => {
     throw new Error('not in this test');
@@ -68,6 +73,7 @@ export async function anAgent(dir: string, overrides: Partial<ContainerMaker> = 
     view: () => ({ nodes: new Map(), gateways: new Map(), scaler: undefined, workloads: undefined }),
     claimSeed: async () => new AsyncDisposableStack(),
     bring: unused,
+    holdBack,
   });
   const unixPath = join(dir, 'agent.sock');
   const server = new SlotServer({ onConnection: agent.onConnection, clock: monotonicClock, log: silentLog, unixPath });

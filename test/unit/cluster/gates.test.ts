@@ -59,6 +59,14 @@ describe('a gate', () => {
     expect([aGated({}), opened('Restoring'), opened('Restored'), opened('ColdStarted')].map(isUntold)).toEqual([true, true, false, false]);
   });
 
+  test('that was opened ahead is left to its agent, and told about where none is', () => {
+    const pod = aGated({ readyAt: 10, gate: 'True' });
+    const ahead = { ...pod, status: { conditions: pod.status?.conditions?.map((one) => ({ ...one, reason: 'Restoring' })) ?? [] } };
+
+    expect(decideGate(ahead, undefined, at(99))).toEqual({ againMs: Infinity });
+    expect(decideGate(ahead, at(2), at(12))).toMatchObject({ open: { reason: 'AgentAway' } });
+  });
+
   test('of others is none of ours, nor is that of a pod that ends', () => {
     const pod = aGated({ readyAt: 0 });
 
