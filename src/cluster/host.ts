@@ -36,8 +36,10 @@ export type ClusterHostDeps = {
   readonly cri: Pick<Cri, 'containersOf' | 'container' | 'execSync'>;
   readonly trials: TrialMaker;
   /** Of the mounts of a pod's container, whose PID 1 this is, which travel; and why it may not be restored into: see volumes.ts. */
-  readonly volumesOf: (pod: V1Pod, container: V1Container, pid: number) => readonly HostVolume[];
-  readonly whyFilled: (pod: V1Pod, container: V1Container, pid: number) => string | undefined;
+  readonly volumesOf: (pod: V1Pod, container: V1Container, pid: number, remote: Remote) => readonly HostVolume[];
+  readonly whyFilled: (pod: V1Pod, container: V1Container, pid: number, remote: Remote) => string | undefined;
+  /** Where in a process's mounts other machines are. */
+  readonly remotePlaces: (pid: number) => Remote;
   /** The addresses of a process's network; throws when it is gone. */
   readonly addressesOf: (pid: number) => readonly string[];
   readonly groups: Pick<PodGroups, 'init' | 'processesOf'>;
@@ -81,7 +83,9 @@ const Pool = Type.Object({
 const SLOT = `${SLOT_MOUNT}/slot`;
 
 /** A container, by the runtime's id, and its process 1. */
-type Known = Container & { readonly id: string; readonly task: Task };
+type Known = Container & { readonly id: string; readonly task: Task; readonly remote: Remote };
+/** Mount points behind which other machines are. */
+type Remote = readonly string[];
 /** A container and its process 1. */
 type Found = { readonly running: CriContainer; readonly pid: number };
 
@@ -319,7 +323,7 @@ export class ClusterHost implements ContainerMaker {
   }
 
   async #look(pod: V1Pod): Promise<Container | undefined> {
-    const { volumesOf, whyFilled, addressesOf } = this.#deps;
+    const { volumesOf, whyFilled, addressesOf, remotePlaces } = this.#deps;
     const { uid = '', name = '', creationTimestamp } = pod.metadata ?? {};
     const spec = slotContainerOf(pod);
     const described = descriptionOf(pod);
@@ -338,18 +342,21 @@ export class ClusterHost implements ContainerMaker {
       // It has ended meanwhile.
       return undefined;
     }
+    // Read once: a container that waits gets no other mounts, and those that park are looked at every second.
+    const remote = remotePlaces(pid);
     const container: Known = {
       id: running.id,
       task,
+      remote,
       uid,
       name,
       // A pod that parks is asked about again in each of its lives; one that was restarted has reason enough to start cold.
-      workload: parks(spec) || running.restarts > 0 ? workload : unlessFilled(workload, whyFilled(pod, spec, pid)),
+      workload: parks(spec) || running.restarts > 0 ? workload : unlessFilled(workload, whyFilled(pod, spec, pid, remote)),
       pid,
       restarts: running.restarts,
       addresses,
       imageDigest: running.imageId.includes(':') ? running.imageId : `sha256:${running.imageId}`,
-      volumes: volumesOf(pod, spec, pid),
+      volumes: volumesOf(pod, spec, pid, remote),
       createdAtMs: creationTimestamp === undefined ? running.createdAtMs : new Date(creationTimestamp).getTime(),
       pod: { ...factsOf(pod, spec), held: isGateShut(pod) && this.#expected.get(uid) !== true },
     };
@@ -379,12 +386,12 @@ export class ClusterHost implements ContainerMaker {
     return there.toSorted((a, b) => b.restarts - a.restarts || b.createdAtMs - a.createdAtMs)[0];
   }
 
-  #withPool({ id: _id, task: _task, ...container }: Known): Container {
+  #withPool({ id: _id, task: _task, remote, ...container }: Known): Container {
     const pod = this.#byUid.get(container.uid);
     const spec = pod && slotContainerOf(pod);
     if (pod === undefined || spec === undefined || !parks(spec)) return container;
     const pool = this.#pools.get(container.uid) ?? { revision: container.pod?.revision ?? '', parks: 0 };
-    return { ...container, workload: unlessFilled(container.workload, this.#deps.whyFilled(pod, spec, container.pid)), pool };
+    return { ...container, workload: unlessFilled(container.workload, this.#deps.whyFilled(pod, spec, container.pid, remote)), pool };
   }
 }
 

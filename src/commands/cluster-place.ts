@@ -81,9 +81,10 @@ export async function openClusterPlace(
       cluster: kube,
       cri,
       trials,
-      volumesOf: (pod, container, pid) => volumesOf(pod, container, pid, remotePlaces(pid)),
+      volumesOf,
+      remotePlaces,
       // What an application has written says nothing.
-      whyFilled: (pod, container, pid) => (waits(pid) ? whyFilled(pod, container, pid, remotePlaces(pid)) : undefined),
+      whyFilled: (pod, container, pid, remote) => (waits(pid) ? whyFilled(pod, container, pid, remote) : undefined),
       addressesOf,
       // Nobody else would open its gate before the deadline.
       undescribed: (pod, reason) =>

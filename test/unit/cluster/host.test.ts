@@ -49,6 +49,7 @@ async function rig() {
       ...{ cluster, cri, trials: noTrials, clock, log: silentLog, node: 'n1', nodeRoot: '/', poolDir: `/tmp/rekindle-${randomUUID()}` },
       volumesOf: () => [],
       whyFilled: () => undefined,
+      remotePlaces: () => [],
       addressesOf: () => ['10.0.0.1'],
       groups: { init: (uid) => (hidden.has(uid) ? undefined : process.pid), processesOf: () => [] },
       expects: (pod) => {
