@@ -65,7 +65,8 @@ async function busy(): Promise<Busy> {
 
 async function memoryOf(uid: string, all: Awaited<ReturnType<typeof processes>>) {
   const found = processesOfPod(uid, all);
-  if (found.application.length > 0) throw new Error(`pod ${uid} is not parked: something runs in it`);
+  const others = all.filter(({ pid }) => found.application.includes(pid)).map(({ command }) => command.join(' '));
+  if (others.length > 0) throw new Error(`pod ${uid} is not parked: ${others.join(', ')} runs in it`);
   const [shims, pauses, slots] = [await pssBytes(found.shims), await pssBytes(found.pauses), await pssBytes(found.slots)];
   return { shims, pauses, slots, all: shims + pauses + slots };
 }

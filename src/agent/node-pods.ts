@@ -3,7 +3,7 @@ import type { Clock } from '../lib/clock.ts';
 import type { Controller } from '../lib/loop.ts';
 import type { PodTruth } from '../queue/truth.ts';
 import type { Container, Host } from '../workloads/host.ts';
-import { isSlot } from './container-process.ts';
+import { isSlot, waits } from './container-process.ts';
 import type { AgentEvent, InstanceState } from './events.ts';
 
 export type NodePodsDeps = {
@@ -105,10 +105,13 @@ export class NodePods implements Controller {
     }
     const old = clock.now() - SAID_KEPT_MS;
     for (const [uid, { sinceMs = 0 }] of this.#said) if (there.has(uid) || sinceMs < old) this.#said.delete(uid);
-    this.#connections = await this.#counter.look(
-      all.map(({ uid, pid, workload }) => ({ uid, pid, ports: workload.container.ports })),
+    // Who is connected to a slot that is parked is a probe. The kernel looks through all connections of the machine for those of one pod.
+    const parked = new Set(all.flatMap(({ uid, pid, pool }) => (pool !== undefined && waits(pid) ? [uid] : [])));
+    const counted = await this.#counter.look(
+      all.flatMap(({ uid, pid, workload }) => (parked.has(uid) ? [] : [{ uid, pid, ports: workload.container.ports }])),
       gateways(),
     );
+    this.#connections = new Map([...counted, ...[...parked].map((uid): [string, number] => [uid, 0])]);
     for (const [uid, pod] of this.#pods) pod.connections = this.#connections.get(uid);
     return { requeueAfterMs: LOOK_EVERY_MS };
   }

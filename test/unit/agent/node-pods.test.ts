@@ -63,3 +63,22 @@ test('what became of a pod is known although the pod itself is found only at the
     slot.kill('SIGKILL');
   }
 });
+
+test('nobody is connected to a slot that is parked: it is not looked at', async () => {
+  const slot = spawn('/bin/sleep', ['60'], { argv0: '/rekindle/slot' });
+  try {
+    const pool = { revision: 'r', parks: 0 };
+    const list = async () => [
+      { ...aContainer('parked', slot.pid ?? 0), pool },
+      { ...aContainer('gone', 4_194_304), pool },
+    ];
+    const pods = new NodePods({ host: { list }, clock, gateways: () => new Set(), unseen: () => undefined, changed: () => undefined });
+
+    await pods.reconcile();
+
+    expect([pods.connections('parked'), pods.connections('gone')]).toEqual([0, undefined]);
+    expect(pods.truth()).toEqual([]);
+  } finally {
+    slot.kill('SIGKILL');
+  }
+});
