@@ -1,10 +1,11 @@
 import type { Cluster } from '../cluster/cluster.ts';
+import { gateCondition } from '../cluster/gates.ts';
 import { EVENTS, PODS } from '../cluster/kinds.ts';
 import type { Clock } from '../lib/clock.ts';
 import { RekindleError } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import type { Controller } from '../lib/loop.ts';
-import { GATE, OPEN_AHEAD, type PodState, parseWorkloadName, START_ANNOTATION, STATE_LABEL } from '../workloads/kubernetes.ts';
+import { OPEN_AHEAD, type PodState, parseWorkloadName, START_ANNOTATION, STATE_LABEL } from '../workloads/kubernetes.ts';
 import type { AgentEvent, InstanceState } from './events.ts';
 
 export type PodReportsDeps = {
@@ -76,8 +77,7 @@ export class PodReports implements Controller {
     this.#pending.delete(uid);
     while (this.#sending.has(uid)) await this.#deps.clock.sleep(SENDING_MS, signal);
     const message = 'no snapshot fits it, though one was expected to: it is held until it has been checkpointed';
-    const condition = { type: GATE, status: 'False', reason: 'Held', message, lastTransitionTime: seconds(new Date()) };
-    const patch = { metadata: { uid }, status: { conditions: [condition] } };
+    const patch = { metadata: { uid }, status: { conditions: [gateCondition('False', { reason: 'Held', message }, Date.now())] } };
     const pod = await this.#deps.cluster.patch(PODS, { ...at, subresource: 'status' }, patch, 'strategic', signal);
     return pod !== undefined && !pod.status?.conditions?.some(({ type, status }) => type === 'ContainersReady' && status === 'True');
   }
@@ -127,8 +127,6 @@ export class PodReports implements Controller {
   }
 
   async #patch(uid: string, { namespace, name, state, start, gate }: Report, signal: AbortSignal): Promise<void> {
-    const at = seconds(new Date());
-    const condition = gate && { type: GATE, status: 'True', reason: gate.reason, message: gate.message, lastTransitionTime: at };
     const patch = {
       // With the uid, a pod that has taken the name meanwhile is left alone.
       metadata: {
@@ -136,7 +134,7 @@ export class PodReports implements Controller {
         ...(start === undefined ? {} : { annotations: { [START_ANNOTATION]: start } }),
         ...(state === undefined ? {} : { labels: { [STATE_LABEL]: state } }),
       },
-      ...(condition === undefined ? {} : { status: { conditions: [condition] } }),
+      ...(gate === undefined ? {} : { status: { conditions: [gateCondition('True', gate, Date.now())] } }),
     };
     await this.#deps.cluster.patch(PODS, { name, namespace, subresource: 'status' }, patch, 'strategic', signal).catch((error: unknown) => {
       // Another pod has its name. Where somebody else writes all the time, the server gives up too: then it is tried again.
@@ -169,10 +167,6 @@ export class PodReports implements Controller {
       signal,
     );
   }
-}
-
-function seconds(at: Date): string {
-  return at.toISOString().replace(/\.\d+Z$/, 'Z');
 }
 
 /** Undefined for what nobody needs to hear. */

@@ -23,6 +23,16 @@ export function isGateShut({ spec, status, metadata }: Pod): boolean {
   return hasGate && !isOpen && metadata?.deletionTimestamp === undefined;
 }
 
+/** Our condition of a pod, for a strategic patch of its status. Kubernetes' times have whole seconds. */
+export function gateCondition(
+  status: 'True' | 'False',
+  { reason, message }: { readonly reason: string; readonly message: string },
+  nowMs: number,
+) {
+  const lastTransitionTime = new Date(nowMs).toISOString().replace(/\.\d+Z$/, 'Z');
+  return { type: GATE, status, reason, message, lastTransitionTime };
+}
+
 /** Whether what became of a pod with our gate is still to be told: it is shut, or was opened ahead of that. */
 export function isUntold(pod: Pod): boolean {
   return isGateShut(pod) || (pod.status?.conditions?.some(({ type, reason }) => type === GATE && reason === OPEN_AHEAD) ?? false);
@@ -126,11 +136,10 @@ export class Gates implements Controller {
   async #open(pod: Pod, { reason, message }: Opening, signal: AbortSignal): Promise<void> {
     const { cluster, clock, log } = this.#deps;
     const { name = '', namespace = '', uid = '' } = pod.metadata ?? {};
-    const at = new Date(clock.now()).toISOString().replace(/\.\d+Z$/, 'Z');
     const patch = {
       // With the uid, a pod that has taken the name meanwhile is left alone.
       metadata: { uid, ...(reason === 'AgentAway' ? startedAlone(message) : {}) },
-      status: { conditions: [{ type: GATE, status: 'True', reason, message, lastTransitionTime: at }] },
+      status: { conditions: [gateCondition('True', { reason, message }, clock.now())] },
     };
     try {
       const patched = await cluster.patch(PODS, { name, namespace, subresource: 'status' }, patch, 'strategic', signal);

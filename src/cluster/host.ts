@@ -444,7 +444,8 @@ function factsOf(pod: V1Pod, container: V1Container): Omit<PodFacts, 'held'> {
   };
 }
 
-function revisionOf({ metadata }: V1Pod): string {
+/** Which template the pod was made from, as its controller labels it; agents tell the same of its slot. */
+export function revisionOf({ metadata }: V1Pod): string {
   return metadata?.labels?.['pod-template-hash'] ?? metadata?.labels?.['controller-revision-hash'] ?? '';
 }
 

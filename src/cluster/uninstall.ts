@@ -1,8 +1,8 @@
 import type { Clock } from '../lib/clock.ts';
 import { RekindleError } from '../lib/errors.ts';
-import { ENABLED_LABEL, GATE, REQUESTS_ANNOTATION, STATE_LABEL } from '../workloads/kubernetes.ts';
+import { ENABLED_LABEL, REQUESTS_ANNOTATION, STATE_LABEL } from '../workloads/kubernetes.ts';
 import type { Cluster, KubeObject } from './cluster.ts';
-import { isUntold } from './gates.ts';
+import { gateCondition, isUntold } from './gates.ts';
 import { slotContainerOf } from './host.ts';
 import {
   ADMISSION_BINDINGS,
@@ -128,14 +128,7 @@ export class Uninstall {
   async #openGates(signal: AbortSignal): Promise<void> {
     const { cluster, clock, say } = this.#deps;
     const shut = (await this.#pods(signal)).filter(isUntold);
-    const at = new Date(clock.now()).toISOString().replace(/\.\d+Z$/, 'Z');
-    const condition = {
-      type: GATE,
-      status: 'True',
-      reason: 'Uninstalled',
-      message: 'rekindle is being uninstalled',
-      lastTransitionTime: at,
-    };
+    const condition = gateCondition('True', { reason: 'Uninstalled', message: 'rekindle is being uninstalled' }, clock.now());
     await inTurns(shut, async ({ metadata }) => {
       const { uid = '', name = '', namespace } = metadata ?? {};
       const patch = { metadata: { uid, labels: { [STATE_LABEL]: 'live' } }, status: { conditions: [condition] } };

@@ -25,9 +25,9 @@ import { mountRunDir } from './engine.ts';
 
 /** A process in the node's own namespaces, for one with the node's PIDs, and where the node's files are. */
 const NODE_INIT = 1;
+export const NODE_ROOT = `/proc/${NODE_INIT}/root`;
 /** A slot waits for it. */
 const HOLD_BACK_MS = 2_000;
-export const NODE_ROOT = `/proc/${NODE_INIT}/root`;
 
 /**
  * This Kubernetes node as the place of an agent: its opted-in pods, whose slots come by TCP to the node's address, and what is told to Kubernetes of them.

@@ -1,5 +1,5 @@
 import type { Cluster, Followed } from '../cluster/cluster.ts';
-import { slotContainerOf, workloadOf } from '../cluster/host.ts';
+import { revisionOf, slotContainerOf, workloadOf } from '../cluster/host.ts';
 import { type Kind, PODS } from '../cluster/kinds.ts';
 import type { Log } from '../lib/log.ts';
 import type { WorkloadTruth } from '../queue/truth.ts';
@@ -130,11 +130,6 @@ export function countedPods(pods: Pick<ClusterPods, 'byUid' | 'isKnown'>): Reado
   if (!pods.isKnown) return undefined;
   const isReady = ({ status }: Pod) => status?.conditions?.some(({ type, status: value }) => type === 'Ready' && value === 'True') === true;
   return new Map([...pods.byUid].map(([uid, { workload, pod }]) => [uid, { workload, ready: isReady(pod) }]));
-}
-
-/** Which template the pod was made from, as its controller labels it; agents tell the same of its slot. */
-function revisionOf({ metadata }: Pod): string {
-  return metadata?.labels?.['pod-template-hash'] ?? metadata?.labels?.['controller-revision-hash'] ?? '';
 }
 
 /** As the webhook decided: a pod that asks to park and cannot is an ordinary one. */

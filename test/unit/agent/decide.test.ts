@@ -13,15 +13,7 @@ function aWorkload(container = '', restore = '') {
 }
 
 function facts(changes: Partial<DecisionFacts<string>> = {}): DecisionFacts<string> {
-  return {
-    workload: aWorkload(),
-    restarts: 0,
-    snapshot: undefined,
-    elsewhere: undefined,
-    refusal: undefined,
-    seedRuns: false,
-    ...changes,
-  };
+  return { workload: aWorkload(), restarts: 0, snapshot: undefined, elsewhere: undefined, refusal: undefined, seedRuns: false, ...changes };
 }
 
 test('the first of its kind becomes the seed', () => {
