@@ -1,4 +1,5 @@
-import { readdir, rm, rmdir } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { open, readdir, readFile, rm, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Registry } from 'prom-client';
 import { Retiring } from '../agent/retiring.ts';
@@ -85,15 +86,29 @@ export async function retire(context: Context, { cluster, keepSnapshots = false,
   }
   await untilAborted(signal);
   // The node's own, which are mounted here: only once nothing needs them, and only when nothing is left in them.
-  for (const dir of [runDir, stateDir]) await rmdir(join(NODE_ROOT, dir)).catch((error: unknown) => mayStay(error));
+  for (const dir of [runDir, stateDir]) await removeIfEmpty(join(NODE_ROOT, dir)).catch((error: unknown) => mayStay(error));
 }
 
-/** The directory itself may be a place where something is mounted. */
+/**
+ * The kernel refuses to remove what something is mounted at only in the mount namespace of whoever asks: at a directory of another it takes the mount away
+ * (detach_mounts in fs/namespace.c of Linux), and a disk that the node has for its snapshots would be gone.
+ */
+async function removeIfEmpty(dir: string): Promise<void> {
+  if ((await mountOf(dir)) === (await mountOf(`${dir}/..`))) await rmdir(dir);
+}
+
+/** The number of the mount that a directory is in: `mnt_id` in proc_pid_fdinfo(5). */
+async function mountOf(dir: string): Promise<string | undefined> {
+  await using opened = await open(dir, constants.O_RDONLY | constants.O_DIRECTORY);
+  return /^mnt_id:\s*(\d+)$/m.exec(await readFile(`/proc/self/fdinfo/${opened.fd}`, 'utf8'))?.[1];
+}
+
+/** Of all but these names. */
 async function empty(dir: string, but: readonly string[]): Promise<void> {
   for (const name of await readdir(dir).catch(() => []))
     if (!but.includes(name)) await rm(join(dir, name), { recursive: true, force: true });
 }
 
 function mayStay(error: unknown): void {
-  if (!['ENOTEMPTY', 'ENOENT', 'EEXIST', 'EBUSY'].includes(errno(error) ?? '')) throw error;
+  if (!['ENOTEMPTY', 'ENOENT', 'EEXIST', 'EBUSY', 'ENOTDIR'].includes(errno(error) ?? '')) throw error;
 }

@@ -43,13 +43,19 @@ async function leftovers(): Promise<string[]> {
   return list.items.filter(isOurs).map(({ kind, metadata }) => `${kind} ${metadata.namespace ?? ''}/${metadata.name}`);
 }
 
-/** What is in rekindle's directories of each node. */
+/** What is in rekindle's directories of each node, and that these are still the node's own: what was mounted there before is not rekindle's to take away. */
 async function onNodes(): Promise<string[]> {
   const names = (await mustExec(exec, join(ROOT, 'test/cluster/cluster'), ['nodes'], { env: {}, timeoutMs: 10_000 })).stdout
     .trim()
     .split(/\s+/);
   const found = names.map(async (name) => {
-    const look = ['node', name, 'sh', '-c', 'find /var/lib/rekindle /run/rekindle -mindepth 1 2>/dev/null; true'];
+    const look = [
+      'node',
+      name,
+      'sh',
+      '-c',
+      `find /var/lib/rekindle /run/rekindle -mindepth 1 2>/dev/null; mountpoint -q /var/lib/rekindle || echo the mount of /var/lib/rekindle is gone`,
+    ];
     return (await mustExec(exec, join(ROOT, 'test/cluster/cluster'), look, { env: {}, timeoutMs: 10_000 })).stdout;
   });
   expect(names.length).toBeGreaterThan(0);
