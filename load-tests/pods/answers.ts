@@ -1,10 +1,8 @@
-import { pino } from 'pino';
-import { KernelSettings } from '../../src/checkpoint/kernel-settings.ts';
-import { LargePages } from '../../src/checkpoint/large-pages.ts';
 import { snapshotsOf } from '../../test/cluster/fixture/snapshots.ts';
 import { floorMs } from '../lib/floor.ts';
 import type { Report } from '../lib/report.ts';
 import { type Summary, summarize } from '../lib/stats.ts';
+import { largePages } from '../lib/tools.ts';
 import { APPLICATIONS, type Application, deploymentOf, NODE } from './applications.ts';
 import { ownNodes, processes, processesOfPod, rssBytes } from './processes.ts';
 import type { Stage } from './stage.ts';
@@ -46,10 +44,9 @@ export async function firstAnswers(stage: Stage, report: Report, rounds: number)
 
 /** With the kernel set as agents set it for their restores; without and with a rest in which a host can take free memory back, as between two restores. */
 async function floorsMs(mebibytes: number): Promise<[kept: number, rested: number]> {
-  const settings = new KernelSettings({ dir: '/sys/kernel/mm/transparent_hugepage', saved: `/run/rekindle-load-${process.pid}.json` });
-  await using largePages = new LargePages({ settings, log: pino({ level: 'silent' }) });
-  using _large = largePages.hold();
-  await largePages.settle();
+  await using pages = largePages();
+  using _large = pages.hold();
+  await pages.settle();
   return [await floorMs(mebibytes), await floorMs(mebibytes, RESTED_MS)];
 }
 

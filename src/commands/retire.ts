@@ -103,7 +103,7 @@ async function mountOf(dir: string): Promise<string | undefined> {
   return /^mnt_id:\s*(\d+)$/m.exec(await readFile(`/proc/self/fdinfo/${opened.fd}`, 'utf8'))?.[1];
 }
 
-/** Of all but these names. */
+/** Of all but these names. The directory itself may be a place where something is mounted. */
 async function empty(dir: string, but: readonly string[]): Promise<void> {
   for (const name of await readdir(dir).catch(() => []))
     if (!but.includes(name)) await rm(join(dir, name), { recursive: true, force: true });
