@@ -65,8 +65,9 @@ try {
     for (const contender of contenders) await contender.prepare();
     const rounds = new Map<Contender, Round[]>(contenders.map((contender) => [contender, []]));
     for (let i = 0; i < Number(options.rounds); i++) {
-      // In turn, so that what else the machine does meets all alike; each once the one before has been cleared away.
-      for (const contender of contenders) {
+      // In turn, so that what else the machine does meets all alike; each once the one before has been cleared away, and not always after the
+      // same one: what that leaves of memory, in which pieces, or taken back by the machine's host, makes a difference.
+      for (const contender of shuffled(contenders)) {
         await delay(SETTLE_MS);
         rounds.get(contender)?.push(await contender.round());
       }
@@ -142,4 +143,11 @@ process.exitCode = report.end(await machineFacts());
 function plot(panels: readonly Panel[]): string {
   const note = `Median of ${options.rounds} interleaved rounds on one machine; rekindle from the slot's hello. npm run load -- restore`;
   return barPlot('Time to first answer of one more instance', panels, 'ms', note);
+}
+
+function shuffled<T>(all: readonly T[]): readonly T[] {
+  return all
+    .map((one) => [Math.random(), one] as const)
+    .toSorted(([a], [b]) => a - b)
+    .map(([, one]) => one);
 }
