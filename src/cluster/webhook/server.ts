@@ -25,6 +25,11 @@ const MAX_LONG_BYTES = 24 * 1024 * 1024;
 /** The API server does not wait longer (timeoutSeconds of the webhook). */
 const REQUEST_MS = 5_000;
 const LOOK_EVERY_MS = 1_000;
+/**
+ * Longer than API servers keep a connection that has nothing to do (90 s, Go's http.DefaultTransport). A question that meets the end of its connection is
+ * not asked again: its pod is left as it was.
+ */
+const KEEP_ALIVE_MS = 120_000;
 /** Each has one question at a time, so these are questions too. API servers open one for each that they have at the same moment. */
 const MAX_CONNECTIONS = 512;
 const MAX_CONNECTIONS_OF_ONE = 128;
@@ -54,6 +59,7 @@ export async function openWebhook(
     {
       ...certificates.current(),
       ...{
+        keepAliveTimeout: KEEP_ALIVE_MS,
         requestTimeout: REQUEST_MS,
         headersTimeout: REQUEST_MS,
         handshakeTimeout: REQUEST_MS,

@@ -9,6 +9,8 @@ import { openWebhook, type Webhook } from '../../../../src/cluster/webhook/serve
 import { silentLog } from '../../../../src/lib/log.ts';
 
 const HOUR = 3_600_000;
+/** IdleConnTimeout of Go's http.DefaultTransport, which Kubernetes' clients take. */
+const API_SERVER_IDLE_S = 90;
 let authority: Awaited<ReturnType<typeof makeAuthority>>;
 let serving: typeof authority;
 let changed: () => void;
@@ -92,6 +94,16 @@ describe('the webhook', () => {
       allowed: true,
       warnings: ['rekindle: owner'],
     });
+  });
+
+  test('keeps a connection for longer than API servers do, which would lose a question with it', async () => {
+    const dispatcher = new Agent({ connect: { ca: authority.cert } });
+    const { headers, body } = await request(`${webhook.url}/webhook/pods`, { method: 'POST', body: review({}), dispatcher });
+    await body.dump();
+    await dispatcher.close();
+
+    const seconds = Number(/^timeout=(\d+)$/.exec(String(headers['keep-alive']))?.[1]);
+    expect(seconds).toBeGreaterThan(API_SERVER_IDLE_S);
   });
 
   test.each([
