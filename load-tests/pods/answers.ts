@@ -1,8 +1,8 @@
 import { snapshotsOf } from '../../test/cluster/fixture/snapshots.ts';
 import { floorMs } from '../lib/floor.ts';
+import { largePages } from '../lib/large-pages.ts';
 import type { Report } from '../lib/report.ts';
 import { type Summary, summarize } from '../lib/stats.ts';
-import { largePages } from '../lib/tools.ts';
 import { APPLICATIONS, type Application, deploymentOf, NODE } from './applications.ts';
 import { ownNodes, processes, processesOfPod, rssBytes } from './processes.ts';
 import type { Stage } from './stage.ts';

@@ -11,9 +11,9 @@ import { newNonce } from '../../src/slots/prove.ts';
 import type { SlotConnection } from '../../src/slots/slot-connection.ts';
 import { SlotServer } from '../../src/slots/slot-server.ts';
 import type { TestEngine } from '../../test/fixtures/engine.ts';
+import { largePages } from '../lib/large-pages.ts';
 import { childrenOf, processMemory } from '../lib/memory.ts';
 import { median } from '../lib/stats.ts';
-import { largePages } from '../lib/tools.ts';
 import { service } from './service.ts';
 
 const CLONES = 20;

@@ -4,13 +4,15 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
+import { checkpointTools } from '../../src/checkpoint/tools.ts';
+import { exec } from '../../src/lib/exec.ts';
 import { TestEngine } from '../../test/fixtures/engine.ts';
 import { floorMs } from '../lib/floor.ts';
+import { largePages } from '../lib/large-pages.ts';
 import { machineFacts, tidyMemory } from '../lib/machine.ts';
 import { barPlot, type Panel } from '../lib/plot.ts';
 import { Report } from '../lib/report.ts';
 import { median, summarize } from '../lib/stats.ts';
-import { checkpointTools, largePages } from '../lib/tools.ts';
 import { BareCriu } from './bare-criu.ts';
 import { burst } from './burst.ts';
 import type { Contender, Round } from './contender.ts';
@@ -38,7 +40,7 @@ const dir = await mkdtemp(join(tmpdir(), 'rekindle-load-'));
 try {
   await using engine = await TestEngine.open();
   await using large = largePages();
-  const tools = await checkpointTools(engine.config);
+  const tools = await checkpointTools(exec, { ...engine.config, criu: '/usr/sbin/criu', hostRoot: '' });
   const panels: Panel[] = [];
   for (const sample of await readSamples()) {
     if (options.samples !== undefined && !options.samples.split(',').includes(sample.name)) continue;

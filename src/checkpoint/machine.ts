@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { arch, release } from 'node:os';
+import { join } from 'node:path';
 import { RekindleError } from '../lib/errors.ts';
 import type { Exec } from '../lib/exec.ts';
 
@@ -28,6 +29,17 @@ export async function criuVersion(exec: Exec, criu: string): Promise<string> {
 }
 
 const CAP_SYS_RESOURCE = 24; // linux/capability.h
+
+/**
+ * What is preloaded into criu, as LD_PRELOAD has it, of the libraries in `dir` (images/agent, built); undefined for nothing. What this criu cannot
+ * start with, as one that is linked with another version of GnuTLS, is left out.
+ */
+export async function criuPreload(exec: Exec, criu: string, dir: string): Promise<string | undefined> {
+  const noTls = join(dir, 'no-tls.so');
+  const { status, stderr } = await exec(criu, ['--version'], { env: { LD_PRELOAD: noTls }, timeoutMs: 10_000 });
+  const libraries = [...((await hasSysResource()) ? [] : [join(dir, 'rlimit.so')]), ...(status === 0 && stderr === '' ? [noTls] : [])];
+  return libraries.length === 0 ? undefined : libraries.join(':');
+}
 
 /** Whether this process may raise limits and read other users': where not, criu needs its preload. */
 export async function hasSysResource(): Promise<boolean> {

@@ -16,10 +16,10 @@ import { SpecIndex } from '../agent/spec-index.ts';
 import { filesAnywhere } from '../agent/volume-files.ts';
 import { KernelSettings } from '../checkpoint/kernel-settings.ts';
 import { LargePages } from '../checkpoint/large-pages.ts';
-import { hasSysResource, type MachineFacts, machineFacts } from '../checkpoint/machine.ts';
+import { type MachineFacts, machineFacts } from '../checkpoint/machine.ts';
 import { PageMerging } from '../checkpoint/page-merging.ts';
 import { RestoreHelpers } from '../checkpoint/restore-helpers.ts';
-import type { CheckpointTools } from '../checkpoint/tools.ts';
+import { type CheckpointTools, checkpointTools } from '../checkpoint/tools.ts';
 import type { Config } from '../config.ts';
 import { monotonicClock, systemClock } from '../lib/clock.ts';
 import { RekindleError } from '../lib/errors.ts';
@@ -109,18 +109,11 @@ export async function openAgent<H extends ContainerMaker>(
 ): Promise<AgentEngine<H>> {
   const { log, listener, signal, onPass } = options;
   const workDir = join(config.runDir, 'work');
-  const criuRunDir = join(config.runDir, 'criu');
   await mkdir(workDir, { recursive: true, mode: 0o700 });
+  const tools = await checkpointTools(exec, { ...config, criu: await findCriu(), hostRoot });
   // Mount points of the helper's private /run.
-  for (const dir of ['rekindle', 'criu']) await mkdir(join(criuRunDir, dir), { recursive: true, mode: 0o700 });
+  for (const dir of ['rekindle', 'criu']) await mkdir(join(tools.criuRunDir, dir), { recursive: true, mode: 0o700 });
   const agentDir = join(config.buildDir, 'agent');
-  const tools: CheckpointTools = {
-    criu: await findCriu(),
-    helper: join(agentDir, 'helper'),
-    preload: (await hasSysResource()) ? undefined : join(agentDir, 'rlimit.so'),
-    criuRunDir,
-    hostRoot,
-  };
   const helpers = new RestoreHelpers({ helper: tools.helper, spares: SPARE_HELPERS * availableParallelism() });
   // Settings of the machine, so what they were is written where every agent looks.
   const kernel = (what: string) => new KernelSettings({ dir: `/sys/kernel/mm/${what}`, saved: `/run/rekindle-${what}.json` });

@@ -30,7 +30,12 @@ export function examineTools({ exec, buildDir, runtime }: ToolsDeps): Promise<Fa
     connect: () => runsFinding(exec, agent('connect'), [], /usage: connect/),
     'random-probe': () => runsFinding(exec, agent('random-probe'), [], /usage: random-probe/),
     'preloaded files': async () => {
-      const files = [slot('entropy.so'), slot('random-uuid.cjs'), ...((await hasSysResource()) ? [] : [agent('rlimit.so')])];
+      const files = [
+        slot('entropy.so'),
+        slot('random-uuid.cjs'),
+        agent('no-tls.so'),
+        ...((await hasSysResource()) ? [] : [agent('rlimit.so')]),
+      ];
       const missing = (await Promise.all(files.map(async (file) => ((await readable(file)) ? [] : [file])))).flat();
       return missing.length === 0
         ? ok('preloaded files', files.map((file) => file.slice(buildDir.length + 1)).join(', '))
