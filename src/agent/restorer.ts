@@ -65,12 +65,11 @@ export class Restorer {
     return this.#turns.run(async () => {
       if (connection.socket.destroyed)
         throw new RekindleError('container_failed', `the slot ${container.name} did not wait until its turn had come`, { retryable: true });
-      using _large = largePages.hold();
       onBegin?.();
       connection.claim();
       const over = new AbortController();
       const onResumed = () => this.#askAhead(container, AbortSignal.any([signal, over.signal]));
-      return await restore(tools, {
+      const restored = restore(tools, {
         onResumed,
         id: `${container.uid}-${container.pid}-${randomBytes(4).toString('hex')}`,
         snapshot: { facts: snapshot.manifest, imagesDir: snapshot.imagesDir, filesDir: snapshot.filesDir },
@@ -78,7 +77,10 @@ export class Restorer {
         workDir,
         deadlineMs: container.workload.restore.deadlineSeconds * 1000,
         mergeMemory: container.workload.restore.mergeMemory,
-      }).catch((error: unknown) => {
+      });
+      // Once its helper has begun, which does not wait for this.
+      using _large = largePages.hold();
+      return await restored.catch((error: unknown) => {
         over.abort();
         this.#askedAhead.delete(container);
         throw error;

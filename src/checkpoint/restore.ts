@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
-import { readFile, rm, writeFile } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { RekindleError } from '../lib/errors.ts';
 import { type ExecResult, runDetached } from '../lib/exec.ts';
@@ -51,9 +51,9 @@ export type Restored = {
 export type RestoreTools = CheckpointTools & { readonly helpers: RestoreHelpers };
 
 /**
- * Restores a snapshot into a claimed slot and tells the slot. On any failure every process started is killed, every file of the slot is put
- * back and nothing of ours remains in it; the slot can then go cold. Throws `rights_exceeded`, `snapshot_incompatible` (a mount that the slot
- * lacks) or `restore_failed`, with the reason in words.
+ * Restores a snapshot into a claimed slot and tells the slot; its helper has begun when this returns. On any failure every process started is
+ * killed, every file of the slot is put back and nothing of ours remains in it; the slot can then go cold. Rejects with `rights_exceeded`,
+ * `snapshot_incompatible` (a mount that the slot lacks) or `restore_failed`, with the reason in words.
  */
 export async function restore(tools: RestoreTools, request: RestoreRequest): Promise<Restored> {
   const { facts } = request.snapshot;
@@ -61,7 +61,7 @@ export async function restore(tools: RestoreTools, request: RestoreRequest): Pro
   const work = join(request.workDir, request.id);
   const journal = join(request.workDir, `${request.id}.journal`);
   let told = false;
-  // Not by promises: each would be a turn of the event loop, and a restore waits for it.
+  // Not by promises until the helper runs: each would be a turn of the event loop, and a restore waits for it.
   mkdirSync(work, { mode: 0o700 });
   try {
     const asked = restoreRequest({
@@ -70,7 +70,7 @@ export async function restore(tools: RestoreTools, request: RestoreRequest): Pro
       lsmProfile: lsmProfile(request.slot.pid),
     });
     writeFileSync(join(work, 'request'), asked, { mode: 0o600 });
-    const ownFiles = await writeOwnFiles(request, work);
+    const ownFiles = writeOwnFiles(request, work);
     const running = tools.helpers.run(helperArguments(tools, request, { work, journal, ownFiles }), request.slot.connection.descriptor);
     const resumed = await running.line(0);
     if (resumed !== undefined) request.onResumed();
@@ -233,7 +233,7 @@ function checkMounts(mounts: DumpFacts['mounts'], slot: RestoreRequest['slot']):
 }
 
 /** Where a socket is bound to the seed's address: writes a `files.img` into the work directory that names the slot's address instead. Whether there is one. */
-async function writeOwnFiles(request: RestoreRequest, work: string): Promise<boolean> {
+function writeOwnFiles(request: RestoreRequest, work: string): boolean {
   const { imagesDir, facts } = request.snapshot;
   const { slot } = request;
   // A slot without addresses is one of a trial.
@@ -245,9 +245,9 @@ async function writeOwnFiles(request: RestoreRequest, work: string): Promise<boo
     if (to !== undefined && to !== from) change.set(from, to);
   }
   if (change.size === 0 && !isTrial) return false;
-  const rewritten = rewriteAddresses(await readFile(join(imagesDir, 'files.img')), { own: change, ...(isTrial ? { outside: own } : {}) });
+  const rewritten = rewriteAddresses(readFileSync(join(imagesDir, 'files.img')), { own: change, ...(isTrial ? { outside: own } : {}) });
   if (rewritten === undefined) return false;
-  await writeFile(join(work, 'files.img'), rewritten, { mode: 0o600 });
+  writeFileSync(join(work, 'files.img'), rewritten, { mode: 0o600 });
   return true;
 }
 
