@@ -1,0 +1,23 @@
+import type { RestoreTiming } from '../../src/agent/events.ts';
+import { kubectl } from '../../test/cluster/fixture/cluster.ts';
+
+type Line = { readonly time: string; readonly workload?: string; readonly timing?: RestoreTiming };
+
+/** Where the time of a workload's last restores went (`NAMESPACE.NAME`; at most so many), as the agents of all nodes wrote it into their logs. */
+export async function lastTimings(workload: string, count: number): Promise<readonly RestoreTiming[]> {
+  const log = await kubectl([
+    '-n',
+    'rekindle',
+    'logs',
+    '--selector=app.kubernetes.io/name=rekindle-agent',
+    '--container=agent',
+    '--tail=-1',
+  ]);
+  return log
+    .split('\n')
+    .filter((line) => line.includes('"timing"') && line.includes(workload))
+    .map((line) => JSON.parse(line) as Line)
+    .toSorted((a, b) => a.time.localeCompare(b.time))
+    .flatMap(({ workload: of, timing }) => (of === workload && timing !== undefined ? [timing] : []))
+    .slice(-count);
+}
