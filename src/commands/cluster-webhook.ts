@@ -96,7 +96,7 @@ export async function openClusterWebhook(
     },
     { namespace },
   );
-  const webhook = stack.use(await openWebhook({ admission, certificates, log }, listen));
+  const webhook = stack.use(await openWebhook({ admission, certificates, log }, listen, until));
 
   const trust = runLoop(trustKeeper({ cluster, certificates }, { name: configuration }), loopDeps, until);
   stack.defer(certificates.onChange(trust.wake));

@@ -94,7 +94,8 @@ export async function retire(context: Context, { cluster, keepSnapshots = false,
  * (detach_mounts in fs/namespace.c of Linux), and a disk that the node has for its snapshots would be gone.
  */
 async function removeIfEmpty(dir: string): Promise<void> {
-  if ((await mountOf(dir)) === (await mountOf(`${dir}/..`))) await rmdir(dir);
+  const [own, above] = await Promise.all([mountOf(dir), mountOf(`${dir}/..`)]);
+  if (own !== undefined && own === above) await rmdir(dir);
 }
 
 /** The number of the mount that a directory is in: `mnt_id` in proc_pid_fdinfo(5). */

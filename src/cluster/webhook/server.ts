@@ -37,11 +37,13 @@ const MAX_CONNECTIONS_OF_ONE = 128;
 /**
  * Hears the API server's questions over HTTPS; a renewed certificate is used for the next connection. Anybody who reaches the port may ask, and as much as
  * there is room for: of connections from one address and in all, of long bodies, of time. An answer tells what becomes of the object that was sent, the
- * policy that it names included. Throws `usage` when it cannot listen there. Disposing waits for questions that are being answered.
+ * policy that it names included. Once `leaving` aborts, every answer is the last of its connection, so that the next question goes to somebody who stays.
+ * Throws `usage` when it cannot listen there. Disposing waits for questions that are being answered.
  */
 export async function openWebhook(
   { admission, certificates, log }: WebhookDeps,
   listen: { readonly host: string; readonly port: number },
+  leaving?: AbortSignal,
 ): Promise<Webhook> {
   const stop = new AbortController();
   const held = { longBytes: 0 };
@@ -71,6 +73,7 @@ export async function openWebhook(
       // The API server waits for an answer before it asks again.
       if (answering.has(socket)) return void socket.destroy();
       answering.add(socket);
+      if (leaving?.aborted) response.setHeader('connection', 'close');
       answer(request, response)
         .catch((error: unknown) => {
           if (error instanceof RekindleError && error.code === 'usage') return refuse(response, 400, error.message);

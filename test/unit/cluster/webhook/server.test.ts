@@ -16,6 +16,7 @@ let serving: typeof authority;
 let changed: () => void;
 let webhook: Webhook;
 let decide: (request: AdmissionRequest) => Promise<Verdict>;
+let leaving: AbortController;
 
 const review = (object: object) =>
   JSON.stringify({
@@ -28,12 +29,17 @@ beforeEach(async () => {
   authority = await makeAuthority('test', Date.now(), HOUR);
   serving = await makeServing(authority, ['127.0.0.1'], Date.now(), HOUR);
   decide = async () => ({ warnings: [] });
+  leaving = new AbortController();
   const onChange = (callback: () => void) => {
     changed = callback;
     return () => undefined;
   };
   const deps = { admission: { pod: (of: AdmissionRequest) => decide(of), owner: async () => ({ warnings: ['owner'] }) }, log: silentLog };
-  webhook = await openWebhook({ ...deps, certificates: { current: () => serving, onChange } }, { host: '127.0.0.1', port: 0 });
+  webhook = await openWebhook(
+    { ...deps, certificates: { current: () => serving, onChange } },
+    { host: '127.0.0.1', port: 0 },
+    leaving.signal,
+  );
 });
 afterEach(() => webhook[Symbol.asyncDispose]());
 
@@ -96,14 +102,25 @@ describe('the webhook', () => {
     });
   });
 
-  test('keeps a connection for longer than API servers do, which would lose a question with it', async () => {
+  async function headersOfAnAnswer() {
     const dispatcher = new Agent({ connect: { ca: authority.cert } });
     const { headers, body } = await request(`${webhook.url}/webhook/pods`, { method: 'POST', body: review({}), dispatcher });
     await body.dump();
     await dispatcher.close();
+    return headers;
+  }
+
+  test('keeps a connection for longer than API servers do, which would lose a question with it', async () => {
+    const headers = await headersOfAnAnswer();
 
     const seconds = Number(/^timeout=(\d+)$/.exec(String(headers['keep-alive']))?.[1]);
     expect(seconds).toBeGreaterThan(API_SERVER_IDLE_S);
+  });
+
+  test('keeps none once it is to end: the next question is for another', async () => {
+    leaving.abort();
+
+    expect((await headersOfAnAnswer()).connection).toBe('close');
   });
 
   test.each([
