@@ -48,6 +48,7 @@ export async function firstAnswers(stage: Stage, report: Report, rounds: number)
 /** Medians, so that they need not add up. */
 async function partsOf(stage: Stage, app: string, count: number): Promise<string> {
   const timings = await lastTimings(`${stage.space.name}.${app}`, count);
+  if (timings.length === 0) return 'nobody knows which part';
   const p50 = (pick: (timing: RestoreTiming) => number) => summarize(timings.map(pick)).p50.toFixed(0);
   const own = ({ readyMs, restoredMs, decidedMs, filesMs, criuMs }: RestoreTiming) =>
     (readyMs ?? restoredMs) - decidedMs - filesMs - criuMs;

@@ -87,6 +87,15 @@ export class KernelSettings {
   }
 }
 
+/**
+ * The settings of this machine that agents change: the sizes of memory pieces, and the merging of equal pages. What they were is in the machine's own /run, where
+ * every agent looks; `hostRoot` as in `CheckpointTools`.
+ */
+export function machineSettings(hostRoot: string): { readonly thp: KernelSettings; readonly ksm: KernelSettings } {
+  const of = (what: string) => new KernelSettings({ dir: `/sys/kernel/mm/${what}`, saved: `${hostRoot}/run/rekindle-${what}.json` });
+  return { thp: of('transparent_hugepage'), ksm: of('ksm') };
+}
+
 function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);

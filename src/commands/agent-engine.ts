@@ -14,7 +14,7 @@ import { machineKey } from '../agent/service-secret.ts';
 import { SpecReader } from '../agent/spec-facts.ts';
 import { SpecIndex } from '../agent/spec-index.ts';
 import { filesAnywhere } from '../agent/volume-files.ts';
-import { KernelSettings } from '../checkpoint/kernel-settings.ts';
+import { machineSettings } from '../checkpoint/kernel-settings.ts';
 import { LargePages } from '../checkpoint/large-pages.ts';
 import { type MachineFacts, machineFacts } from '../checkpoint/machine.ts';
 import { PageMerging } from '../checkpoint/page-merging.ts';
@@ -115,9 +115,7 @@ export async function openAgent<H extends ContainerMaker>(
   for (const dir of ['rekindle', 'criu']) await mkdir(join(tools.criuRunDir, dir), { recursive: true, mode: 0o700 });
   const agentDir = join(config.buildDir, 'agent');
   const helpers = new RestoreHelpers({ helper: tools.helper, spares: SPARE_HELPERS * availableParallelism() });
-  // Settings of the machine, so what they were is written where every agent looks.
-  const kernel = (what: string) => new KernelSettings({ dir: `/sys/kernel/mm/${what}`, saved: `/run/rekindle-${what}.json` });
-  const settings = { thp: kernel('transparent_hugepage'), ksm: kernel('ksm') };
+  const settings = machineSettings(hostRoot);
   const largePages = new LargePages({ settings: settings.thp, log });
   const merging = new PageMerging({
     settings: settings.ksm,

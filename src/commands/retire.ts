@@ -3,6 +3,7 @@ import { open, readdir, readFile, rm, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Registry } from 'prom-client';
 import { Retiring } from '../agent/retiring.ts';
+import { machineSettings } from '../checkpoint/kernel-settings.ts';
 import { untilAborted } from '../lib/abort.ts';
 import { monotonicClock, systemClock } from '../lib/clock.ts';
 import { errno, RekindleError } from '../lib/errors.ts';
@@ -79,6 +80,9 @@ export async function retire(context: Context, { cluster, keepSnapshots = false,
     progress = 'this node is being cleaned';
     await empty(runDir, []);
     await empty(stateDir, keepSnapshots ? [SNAPSHOTS] : []);
+    // As an agent left them that was killed during a restore.
+    const { thp, ksm } = machineSettings(NODE_ROOT);
+    await Promise.all([thp.recover(), ksm.recover()]);
     progress = undefined;
     say(`agent: node ${node} is clean; ${retiring.started} parked pods were started`);
   } catch (error) {

@@ -33,6 +33,9 @@ const KEEP_ALIVE_MS = 120_000;
 /** Each has one question at a time, so these are questions too. API servers open one for each that they have at the same moment. */
 const MAX_CONNECTIONS = 512;
 const MAX_CONNECTIONS_OF_ONE = 128;
+/** From so many on, those that have nothing to do make room: API servers open new ones. */
+const MANY_CONNECTIONS = 384;
+const MANY_CONNECTIONS_OF_ONE = 96;
 
 /**
  * Hears the API server's questions over HTTPS; a renewed certificate is used for the next connection. Anybody who reaches the port may ask, and as much as
@@ -49,11 +52,12 @@ export async function openWebhook(
   const held = { longBytes: 0 };
   const answer = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     const what = new Map(Object.entries(PATHS)).get(new URL(request.url ?? '/', 'https://webhook').pathname);
-    if (what === undefined || request.method !== 'POST') return end(response, 404, `POST to ${Object.keys(PATHS).join(' or ')}`);
+    if (what === undefined || request.method !== 'POST') return refuse(response, 404, `POST to ${Object.keys(PATHS).join(' or ')}`);
     using body = new Body(held);
     const review = parseReview(await body.read(request));
     const verdict = await admission[what](review, stop.signal);
     response.setHeader('content-type', 'application/json');
+    if (leaving?.aborted) response.setHeader('connection', 'close');
     end(response, 200, formatReview(review, verdict));
   };
   const answering = new WeakSet<Socket>();
@@ -73,7 +77,6 @@ export async function openWebhook(
       // The API server waits for an answer before it asks again.
       if (answering.has(socket)) return void socket.destroy();
       answering.add(socket);
-      if (leaving?.aborted) response.setHeader('connection', 'close');
       answer(request, response)
         .catch((error: unknown) => {
           if (error instanceof RekindleError && error.code === 'usage') return refuse(response, 400, error.message);
@@ -88,15 +91,19 @@ export async function openWebhook(
   // Also of one who does not take its answer.
   server.setTimeout(2 * REQUEST_MS);
   const perAddress = new Map<string, number>();
+  let all = 0;
   server.on('connection', (socket: Socket) => {
     const address = socket.remoteAddress ?? '';
     const open = (perAddress.get(address) ?? 0) + 1;
     perAddress.set(address, open);
     socket.once('close', () => {
+      all -= 1;
       const left = (perAddress.get(address) ?? 1) - 1;
       if (left === 0) perAddress.delete(address);
       else perAddress.set(address, left);
     });
+    all += 1;
+    if (all > MANY_CONNECTIONS || open > MANY_CONNECTIONS_OF_ONE) server.closeIdleConnections();
     if (open > MAX_CONNECTIONS_OF_ONE) socket.destroy();
   });
   // Of connections that are not TLS, or whose client does not trust us (yet): it says so where it is.

@@ -1,4 +1,5 @@
 import { connect, type Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
 import { connect as connectTls } from 'node:tls';
 import { Agent, request } from 'undici';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -24,6 +25,8 @@ const review = (object: object) =>
     kind: 'AdmissionReview',
     request: { uid: 'u-1', operation: 'CREATE', kind: { kind: 'Pod' }, object },
   });
+
+const QUESTION = `POST /webhook/pods HTTP/1.1\r\nhost: a\r\ncontent-length: ${review({}).length}\r\n\r\n${review({})}`;
 
 beforeEach(async () => {
   authority = await makeAuthority('test', Date.now(), HOUR);
@@ -152,10 +155,9 @@ describe('the webhook', () => {
   test('hears one question at a time on a connection', async () => {
     const held = Promise.withResolvers<Verdict>();
     decide = () => held.promise;
-    const text = `POST /webhook/pods HTTP/1.1\r\nhost: a\r\ncontent-length: ${review({}).length}\r\n\r\n${review({})}`;
     const { socket, closed } = await connected();
 
-    socket.write(text + text);
+    socket.write(QUESTION + QUESTION);
     await closed;
 
     held.resolve({ warnings: [] });
@@ -168,6 +170,32 @@ describe('the webhook', () => {
 
     for (const { socket } of open) socket.destroy();
     await expect.poll(async () => (await ask('/webhook/pods', review({})).catch(() => undefined))?.status).toBe(200);
+  });
+
+  test('has room for one more where others only keep theirs', async () => {
+    const answered = async () => {
+      const { socket } = await connected();
+      const answer = new Promise((resolve) => socket.once('data', resolve));
+      socket.write(QUESTION);
+      return answer;
+    };
+    for (let i = 0; i < 130; i++) await answered();
+
+    expect((await ask('/webhook/pods', review({}))).status).toBe(200);
+  });
+
+  test('hears a question on a connection that had nothing to do for a while', { timeout: 20_000 }, async () => {
+    const { socket, closed } = await connected();
+    const answer = () => new Promise<Buffer>((resolve) => socket.once('data', resolve));
+    socket.write(QUESTION);
+    await answer();
+    // Longer than Node's own limit, and than a question may take here.
+    const ended = await Promise.race([closed.then(() => true), delay(11_000)]);
+    socket.write(QUESTION);
+
+    expect(ended).toBeUndefined();
+    expect((await answer()).toString()).toContain('200 OK');
+    socket.destroy();
   });
 
   test('waits for nobody who says nothing, or stops in the middle', { timeout: 20_000 }, async () => {
