@@ -93,6 +93,21 @@ describe('an agent', () => {
     expect(pods.every(isReady)).toBe(true);
   });
 
+  test('that crashes while pods are made: they are restored by the next one or start cold, and are Ready', TIMEOUT, async () => {
+    const before = await space.podsOf('app=who');
+    const crashed = await Promise.all((await agents()).map(nameOf).map(crash));
+    await space.kubectl('scale', 'deployment/who', '--replicas=7');
+    const pods = await space.untilReady('app=who', 7, 60_000);
+    const made = pods.filter((pod) => !before.some((old) => nameOf(old) === nameOf(pod)));
+
+    expect(crashed).toHaveLength(2);
+    expect(made).toHaveLength(7 - before.length);
+    for (const pod of made) expect(startOf(pod)).toMatch(/^(restored in \d+ ms|cold: .+)$/);
+    await installed();
+    await space.kubectl('scale', 'deployment/who', '--replicas=3');
+    await space.untilReady('app=who', 3);
+  });
+
   test(
     'that is not there: pods of that node start cold and become Ready, those of others are restored; then all are again',
     TIMEOUT,
@@ -184,6 +199,96 @@ describe.skipIf(foreign)('the API server', () => {
     expect(isReady(made)).toBe(true);
     expect(after.map(identityOf)).toEqual(parked.map(identityOf));
   });
+});
+
+describe('the gateways', () => {
+  const gateways = 'deployment/rekindle-gateway';
+
+  test(
+    'that are away while pods are made: those start as ordinary pods, live ones serve; with them the next are slots',
+    TIMEOUT,
+    async () => {
+      const live = await Promise.all((await space.podsOf('app=who')).map(ask));
+      await kubectl(['-n', 'rekindle', 'scale', gateways, '--replicas=0']);
+      await rekindle.until(
+        'the gateways to be gone',
+        async () => (await rekindle.podsOf('app.kubernetes.io/name=rekindle-gateway')).length === 0,
+      );
+
+      await space.apply(who('ordinary'));
+      const [ordinary] = await space.untilReady('app=ordinary', 1, 60_000);
+      const still = await Promise.all((await space.podsOf('app=who')).map(ask));
+      await kubectl(['-n', 'rekindle', 'scale', gateways, '--replicas=2']);
+      await installed();
+      const made = await space.until('a restored pod', async () => [await oneMore()].find((pod) => RESTORED.test(startOf(pod))), 60_000);
+
+      expect(ordinary?.spec?.containers[0]?.command).toEqual(WHO_COMMAND);
+      expect(ordinary?.spec?.readinessGates).toBeUndefined();
+      expect(still.map(({ host, born }) => [host, born])).toEqual(live.map(({ host, born }) => [host, born]));
+      expect(isReady(made)).toBe(true);
+    },
+  );
+
+  test('of a cluster without image volumes copy the slot into pods, which are restored like others', TIMEOUT, async () => {
+    const copying = async (value: string) => {
+      await kubectl(['-n', 'rekindle', 'set', 'env', gateways, value]);
+      await kubectl(['-n', 'rekindle', 'rollout', 'status', gateways, '--timeout=90s'], { timeoutMs: 100_000 });
+    };
+    await copying('REKINDLE_SLOT_FILES=copy');
+    try {
+      await space.apply(who('copied'));
+      await space.untilReady('app=copied', 1, 60_000);
+      await untilEverywhere(space, 'copied');
+      await space.kubectl('scale', 'deployment/copied', '--replicas=3');
+      const pods = await space.untilReady('app=copied', 3, 60_000);
+
+      for (const pod of pods) expect(pod.spec?.initContainers?.map(({ name }) => name)).toEqual(['rekindle-slot']);
+      expect(pods.map(startOf).filter((start) => RESTORED.test(start))).toHaveLength(2);
+    } finally {
+      await copying('REKINDLE_SLOT_FILES-');
+      await installed();
+    }
+  });
+});
+
+test('pods that flood agents and webhook with nonsense hurt only themselves: others are slots, and are restored', TIMEOUT, async () => {
+  // Fifty connections at a time to each, for as long as it lives: some say nothing, some nonsense, some claim to be a slot of another's.
+  const script = `const net=require('net');const flood=(host,port)=>{const s=net.connect(port,host);
+    s.on('error',()=>{});s.once('close',()=>setTimeout(flood,20,host,port));s.setTimeout(1000,()=>s.destroy());s.once('connect',()=>{const say=Math.random();
+    if(say<0.3)s.write(require('crypto').randomBytes(4096));else if(say<0.6)s.write(('hello 1 '+process.env.VICTIM+' app undecided\\n').repeat(20))})};
+    for(let i=0;i<50;i++)for(const [host,port] of [[process.env.NODE,7654],[process.env.NODE,7655],['rekindle-webhook.rekindle',443]])flood(host,port)`;
+  const victim = (await space.podsOf('app=who'))[0]?.metadata?.uid ?? '';
+  const { spec, ...rest } = aDeployment({
+    name: 'hostile',
+    enabled: false,
+    command: ['node', '-e', script],
+    container: {
+      readinessProbe: undefined,
+      env: [
+        { name: 'NODE', valueFrom: { fieldRef: { fieldPath: 'status.hostIP' } } },
+        { name: 'VICTIM', value: victim },
+      ],
+    },
+  }) as { spec: Record<string, unknown> };
+  const { replicas: _replicas, ...ofAll } = spec;
+  const before = (await agents()).map(identityOf);
+  const live = await Promise.all((await space.podsOf('app=who')).map(ask));
+  await space.apply({ ...rest, kind: 'DaemonSet', spec: ofAll });
+  await space.untilReady('app=hostile', 2, 60_000);
+  await delay(5_000);
+
+  const made = [await oneMore(), await oneMore()];
+  const after = (await agents()).map(identityOf);
+  const still = await Promise.all(
+    (await space.podsOf('app=who')).filter(({ metadata }) => made.every((pod) => nameOf(pod) !== metadata?.name)).map(ask),
+  );
+  const hostile = await space.podsOf('app=hostile');
+  await space.kubectl('delete', 'daemonset/hostile', '--wait=true');
+
+  expect(hostile.map(({ status }) => status?.containerStatuses?.[0]?.restartCount)).toEqual([0, 0]);
+  for (const pod of made) expect(startOf(pod)).toMatch(RESTORED);
+  expect(after).toEqual(before);
+  expect(still.map(({ host, born }) => [host, born])).toEqual(live.map(({ host, born }) => [host, born]));
 });
 
 describe('a role', () => {

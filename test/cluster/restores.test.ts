@@ -123,6 +123,7 @@ describe('a Deployment with a label and a ConfigMap as in the talk', () => {
     });
     const probed = await space.until('an exec probe', () => space.kubectl('exec', name, '--', 'cat', '/own/probed'));
     const forwarded = await throughPortForward(name);
+    const toItsEnd = space.kubectl('logs', name, '--follow');
     const since = performance.now();
     await space.kubectl('delete', 'pod', name, '--wait=true');
     const tookMs = performance.now() - since;
@@ -134,7 +135,8 @@ describe('a Deployment with a label and a ConfigMap as in the talk', () => {
     expect(probed.trim()).toBe(name);
     expect(forwarded.host).toBe(name);
     expect([...heard].sort()).toEqual(['SIGHUP', 'SIGUSR1']);
-    // It heard SIGTERM, and nobody waited for the end of its grace period.
+    expect(await toItsEnd).toContain('heard SIGTERM');
+    // Nobody waited for the end of its grace period.
     expect(tookMs).toBeLessThan(55_000);
     await space.untilReady('app=who', 10);
   });

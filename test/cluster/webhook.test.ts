@@ -104,6 +104,20 @@ describe('left as it was, with the reason as an event on its owner, is', () => {
     expect(await space.untilEvent('shared', 'NotRestorable: ')).toContain('shareProcessNamespace');
   });
 
+  test.each([
+    ['StatefulSet', ({ replicas: _, ...spec }: Record<string, unknown>) => ({ ...spec, serviceName: 'owned' })],
+    ['DaemonSet', ({ replicas: _, ...spec }: Record<string, unknown>) => spec],
+  ])('what a %s makes: who applies it is warned', async (kind, specOf) => {
+    const { spec, ...deployment } = aDeployment({ name: 'owned', command: SLEEP, pod: { hostPID: true } }) as {
+      spec: Record<string, unknown>;
+    };
+    const asErrors = ['-n', space.name, 'apply', '-f', '-', '--dry-run=server', '--warnings-as-errors'];
+
+    const said = await kubectl(asErrors, { input: JSON.stringify({ ...deployment, kind, spec: specOf(spec) }) }).catch(String);
+
+    expect(said).toContain('Warning: rekindle: its pods will be left as they are: hostPID is set');
+  });
+
   test('a pod whose ConfigMap is not there, or says what makes no sense', async () => {
     const wrong = { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'wrong' }, data: { 'cr-properties': 'cr.checkpoint.nmae=x' } };
     await space.apply(
