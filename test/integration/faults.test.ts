@@ -88,7 +88,7 @@ describe('with an agent in this process', () => {
       await engine.engine.host.remove(container.uid);
     }
     console.log('helper killed:', ends.join(' '));
-    expect(await leftovers(engine.config, engine.engine.host)).toEqual([]);
+    await expect.poll(() => leftovers(engine.config, engine.engine.host), { timeout: 5_000 }).toEqual([]);
     expect(killed).toBeGreaterThan(4);
     expect(ends).toContain('cold');
   });
@@ -116,7 +116,7 @@ describe('with an agent in this process', () => {
       if (state.at === 'cold') expect(state.code).toBe('restore_failed');
       await engine.engine.host.remove(container.uid);
     }
-    expect(await leftovers(engine.config, engine.engine.host)).toEqual([]);
+    await expect.poll(() => leftovers(engine.config, engine.engine.host), { timeout: 5_000 }).toEqual([]);
   });
 
   test('three restores in a row that fail end the use of a snapshot, also by the next agent; one that succeeds starts the count again', async () => {
@@ -147,7 +147,7 @@ describe('with an agent in this process', () => {
     const { container, state } = await engine.start(witness, 'after');
     expect(state).toMatchObject({ at: 'cold', reason: expect.stringContaining('3 restores in a row failed') });
     await engine.engine.host.remove(container.uid);
-    expect(await leftovers(engine.config, engine.engine.host)).toEqual([]);
+    await expect.poll(() => leftovers(engine.config, engine.engine.host), { timeout: 5_000 }).toEqual([]);
   });
 });
 
@@ -213,7 +213,7 @@ workloads:
     expect(again && (await get(again))).toBe('clone');
     if (again) expect(applications(again)).toEqual({ restored: false, pids: [again.pid] });
     for (const { uid } of [seed, container]) await engine.engine.host.remove(uid);
-    expect(await leftovers(engine.config, engine.engine.host)).toEqual([]);
+    await expect.poll(() => leftovers(engine.config, engine.engine.host), { timeout: 5_000 }).toEqual([]);
   });
 });
 
@@ -279,7 +279,7 @@ describe('snapshots that cannot be restored', () => {
 
     expect(state).toMatchObject({ at: 'cold', code: 'restore_failed', reason: expect.stringContaining('CRIU says') });
     expect(await expectSound(container, pristine)).toBe('cold');
-    expect(await leftovers(engine.config, engine.engine.host)).toEqual([]);
+    await expect.poll(() => leftovers(engine.config, engine.engine.host), { timeout: 5_000 }).toEqual([]);
   });
 
   test('a full disk stops a checkpoint and nothing else', async () => {

@@ -176,7 +176,7 @@ test('a restore that fails puts every file back as it was', async () => {
   const before = JSON.parse(await get(container, '/before'));
   // Directories in which something was made and removed again have the time of that.
   expect(withoutTimesOfDirectories(before)).toEqual(withoutTimesOfDirectories(seen.before));
-  expect(await leftovers(engine.config, engine.engine.host)).toEqual([]);
+  await expect.poll(() => leftovers(engine.config, engine.engine.host), { timeout: 5_000 }).toEqual([]);
 });
 
 test('the helper kills nobody in its own PID namespace, should a slot’s number be another’s by now', async () => {

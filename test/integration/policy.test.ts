@@ -254,7 +254,7 @@ describe('checkpoint.deadlineSeconds that passes', () => {
     expect(await get(seed)).toMatch(/^seed \d+$/);
     expect((await engine.engine.host.find(seed.uid))?.restarts).toBe(0);
     expect(await digests(workload.name)).toEqual([]);
-    expect(await leftovers(engine.config, engine.engine.host)).toEqual([]);
+    await expect.poll(() => leftovers(engine.config, engine.engine.host), { timeout: 5_000 }).toEqual([]);
     const ofIt = (await engine.engine.host.list()).filter((container) => container.workload.name === workload.name);
     expect(ofIt.map(({ name }) => name)).toEqual(['seed']);
     await removeAll(seed);

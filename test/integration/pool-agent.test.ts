@@ -71,7 +71,7 @@ describe('a slot of a pool', () => {
 
     expect(new Set(answers)).toEqual(new Set(['6 6 6']));
     expect(seed).toMatchObject({ ready: true, seed: false, start: { how: 'cold' } });
-    expect(await leftovers(node.config, node.engine.host)).toEqual([]);
+    await expect.poll(() => leftovers(node.config, node.engine.host), { timeout: 5_000 }).toEqual([]);
     await node.remove({ uid: slot.uid, parks: 20 }, false);
     expect(node.slot(slot.uid)).toBeUndefined();
     expect(await node.engine.host.find(slot.uid)).toBeUndefined();
@@ -149,7 +149,7 @@ describe('a slot of a pool', () => {
 
     await node.remove({ uid: slot.uid, parks: 2 }, false);
     expect(node.slot(slot.uid)).toBeUndefined();
-    expect(await leftovers(node.config, node.engine.host)).toEqual([]);
+    await expect.poll(() => leftovers(node.config, node.engine.host), { timeout: 5_000 }).toEqual([]);
   });
 
   test.each([
@@ -174,7 +174,7 @@ describe('a slot of a pool', () => {
     if (outcome === 'ready') expect(await ask(slot, '/said')).toBe('hello');
     else expect(node.slot(slot.uid)).toMatchObject({ state: 'failed' });
     await node.remove(slot, false);
-    expect(await leftovers(node.config, node.engine.host)).toEqual([]);
+    await expect.poll(() => leftovers(node.config, node.engine.host), { timeout: 5_000 }).toEqual([]);
   });
 
   test('that is suspended is resumed with its memory and its files, by a new agent too', async () => {
@@ -211,7 +211,7 @@ describe('a slot of a pool', () => {
     await node.restore(again, again.suspended);
     expect(await ask(slot)).toBe('9 9 9');
     expect((await node.engine.store.list()).map(({ manifest }) => manifest.workload)).toEqual(['counter']);
-    expect(await leftovers(node.config, node.engine.host)).toEqual([]);
+    await expect.poll(() => leftovers(node.config, node.engine.host), { timeout: 5_000 }).toEqual([]);
   });
 
   test('of an old description goes: a parked one at once, an instance when nobody uses it', async () => {
