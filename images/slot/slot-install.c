@@ -24,14 +24,16 @@ static int copy_content(int from, int to) {
 }
 
 // Written beside and moved there when it is whole: no container ever runs half a slot, and one that runs an old one keeps it.
-static int install_file(int from, int to_dir, const char *name, mode_t mode) {
+static int install_file(int from, int to_dir, const char *name) {
   char beside[64];
+  struct stat own;
+  if (fstat(from, &own)) return -1;
   snprintf(beside, sizeof beside, ".%s.%d", name, getpid());
   unlinkat(to_dir, beside, 0);
   int to = openat(to_dir, beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (to < 0) return -1;
   // A full disk may be told as late as when the file is closed.
-  int failed = copy_content(from, to) || fchmod(to, mode);
+  int failed = copy_content(from, to) || fchmod(to, own.st_mode & 0777);
   failed |= close(to);
   if (!failed && !renameat(to_dir, beside, to_dir, name)) return 0;
   int error = errno;
@@ -41,8 +43,8 @@ static int install_file(int from, int to_dir, const char *name, mode_t mode) {
 }
 
 int install(const char *dir) {
-  // The slot last: who finds it finds the others too.
-  static const struct { const char *name; mode_t mode; } files[] = {{"entropy.so", 0644}, {"random-uuid.cjs", 0644}, {"slot", 0755}};
+  // The slot last: who finds it finds the others too. All with the modes that they have: CRIU wants those of the seed's, and a trial has the agent's.
+  static const char *const files[] = {"entropy.so", "random-uuid.cjs", "slot"};
   char own[PATH_MAX];
   ssize_t n = readlink("/proc/self/exe", own, sizeof own - 1);
   if (n < 0) return complain("slot", dir), 1;
@@ -53,9 +55,9 @@ int install(const char *dir) {
   int to_dir = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (to_dir < 0) return complain("anything", dir), 1;
   for (unsigned i = 0; i < sizeof files / sizeof *files; i++) {
-    int self = !strcmp(files[i].name, "slot");
-    int from = self ? open("/proc/self/exe", O_RDONLY | O_CLOEXEC) : openat(from_dir, files[i].name, O_RDONLY | O_CLOEXEC);
-    if (from < 0 || install_file(from, to_dir, files[i].name, files[i].mode)) return complain(files[i].name, dir), 1;
+    int self = !strcmp(files[i], "slot");
+    int from = self ? open("/proc/self/exe", O_RDONLY | O_CLOEXEC) : openat(from_dir, files[i], O_RDONLY | O_CLOEXEC);
+    if (from < 0 || install_file(from, to_dir, files[i])) return complain(files[i], dir), 1;
     close(from);
   }
   return 0;

@@ -39,7 +39,8 @@ describe.skipIf(process.getuid?.() !== 0)('slot --install (needs root for namesp
     for (const file of FILES) {
       const to = join(image, 'to', file);
       expect((await readFile(to)).equals(await readFile(join(image, 'rekindle', file)))).toBe(true);
-      expect((await stat(to)).mode & 0o7777).toBe(file === 'slot' ? 0o755 : 0o644);
+      // CRIU wants the modes that the seed's had, and a trial has the agent's own.
+      expect((await stat(to)).mode).toBe((await stat(join(image, 'rekindle', file))).mode);
     }
     expect(await exec(join(image, 'to', 'slot'), ['--version'])).toMatchObject({ status: 0 });
   });
