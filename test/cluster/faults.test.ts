@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { V1Pod } from '@kubernetes/client-node';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { MUTATING_WEBHOOKS, SECRETS } from '../../src/cluster/kinds.ts';
+import { MUTATING_WEBHOOKS, PODS, SECRETS } from '../../src/cluster/kinds.ts';
 import { foreign, installed, kubectl } from './fixture/cluster.ts';
 import { aNamespace, isReady, Namespace } from './fixture/namespace.ts';
 import {
@@ -210,10 +210,11 @@ describe('the gateways', () => {
     async () => {
       const live = await Promise.all((await space.podsOf('app=who')).map(ask));
       await kubectl(['-n', 'rekindle', 'scale', gateways, '--replicas=0']);
-      await rekindle.until(
-        'the gateways to be gone',
-        async () => (await rekindle.podsOf('app.kubernetes.io/name=rekindle-gateway')).length === 0,
-      );
+      // One that ends serves on until everybody has forgotten it.
+      await rekindle.until('the gateways to be gone', async () => {
+        const labels = 'app.kubernetes.io/name=rekindle-gateway';
+        return (await rekindle.kube.list(PODS, { namespace: rekindle.name, labels }, signal())).length === 0;
+      });
 
       await space.apply(who('ordinary'));
       const [ordinary] = await space.untilReady('app=ordinary', 1, 60_000);
