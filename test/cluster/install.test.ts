@@ -1,9 +1,13 @@
+import { join } from 'node:path';
+import type { KubernetesObject } from '@kubernetes/client-node';
 import { beforeAll, describe, expect, test } from 'vitest';
+import { parseAllDocuments } from 'yaml';
 import { DAEMON_SETS, DEPLOYMENTS, MUTATING_WEBHOOKS } from '../../src/cluster/kinds.ts';
 import { applyManifests, installed, kubectl } from './fixture/cluster.ts';
 import { isReady, Namespace } from './fixture/namespace.ts';
 
 const rekindle = new Namespace('rekindle', {});
+const MANIFESTS = join(import.meta.dirname, '../../manifests');
 const signal = () => AbortSignal.timeout(10_000);
 
 describe('kubectl apply -k', () => {
@@ -40,5 +44,35 @@ describe('kubectl apply -k', () => {
     await applyManifests();
 
     expect(await look()).toEqual(before);
+  });
+
+  /** Of an overlay, as it would be applied. */
+  const rendered = async (overlay: string) => {
+    const text = await kubectl(['kustomize', join(MANIFESTS, 'overlays', overlay)]);
+    return { text, objects: parseAllDocuments(text).map((one) => one.toJS() as KubernetesObject & { spec?: { replicas?: number } }) };
+  };
+
+  test.each([
+    ['one-node', { Deployment: 2, PodDisruptionBudget: 0, StatefulSet: 1 }],
+    ['existing-redis', { Deployment: 2, PodDisruptionBudget: 2, StatefulSet: 0 }],
+  ])('of the overlay %s would be accepted', async (overlay, counts) => {
+    const { text, objects } = await rendered(overlay);
+
+    const said = await kubectl(['apply', '--dry-run=server', '-f', '-'], { input: text });
+
+    for (const [kind, count] of Object.entries(counts)) expect(objects.filter((one) => one.kind === kind)).toHaveLength(count);
+    expect(said.trim().split('\n')).toHaveLength(objects.length);
+    const replicas = objects.flatMap(({ kind, spec }) => (kind === 'Deployment' ? [spec?.replicas] : []));
+    expect(replicas).toEqual(overlay === 'one-node' ? [1, 1] : [2, 2]);
+  });
+
+  // The kinds that they add are those of operators which are not here.
+  test.each([
+    ['keda', ['ScaledObject']],
+    ['prometheus-operator', ['PodMonitor', 'PrometheusRule']],
+  ])('of the overlay %s is complete', async (overlay, kinds) => {
+    const { objects } = await rendered(overlay);
+
+    expect(objects.map(({ kind }) => kind)).toEqual(expect.arrayContaining(kinds));
   });
 });

@@ -1,10 +1,12 @@
 import { beforeAll, expect, test } from 'vitest';
 import { START_ANNOTATION } from '../../src/workloads/kubernetes.ts';
-import { APPS, installed, kubectl } from './fixture/cluster.ts';
-import { aNamespace } from './fixture/namespace.ts';
+import { kedaClient } from '../fixtures/keda-client.ts';
+import { APPS, foreign, installed, kubectl } from './fixture/cluster.ts';
+import { aNamespace, Namespace } from './fixture/namespace.ts';
 import { aDeployment, PORT, WHO_COMMAND } from './fixture/workloads.ts';
 
 const space = aNamespace();
+const rekindle = new Namespace('rekindle', {});
 const API = '/apis/external.metrics.k8s.io/v1beta1';
 
 beforeAll(() => installed());
@@ -94,4 +96,26 @@ test('an autoscaler on connections scales out by restore under plain Service loa
 
   expect(starts.filter((start) => start.startsWith('restored in '))).toHaveLength(2);
   expect(await values('rekindle_load', '')).toEqual(['0']);
+});
+
+test.skipIf(foreign)('every scaler, leader or not, tells KEDA and the API server the same', async () => {
+  const scalers = await rekindle.podsOf('app.kubernetes.io/name=rekindle-scaler');
+  const trigger = { name: 'who', namespace: space.name, scalerMetadata: { workload: 'who', metric: 'load', target: '2' } };
+  await space.until('the end of the load', async () => (await values('rekindle_load'))[0] === '0');
+
+  const told = await Promise.all(
+    scalers.map(async ({ status }) => {
+      using keda = kedaClient(`${status?.podIP}:7445`);
+      const spec = await keda.call('GetMetricSpec', trigger);
+      const metrics = await keda.call('GetMetrics', { scaledObjectRef: trigger, metricName: 'rekindle_load' });
+      return { spec, metrics, active: await keda.call('IsActive', trigger) };
+    }),
+  );
+
+  expect(told).toHaveLength(2);
+  for (const { spec, metrics, active } of told) {
+    expect(spec).toMatchObject({ metricSpecs: [{ metricName: 'rekindle_load', targetSize: 2 }] });
+    expect(metrics).toMatchObject({ metricValues: [{ metricName: 'rekindle_load', metricValue: 0 }] });
+    expect(active).toEqual({ result: false });
+  }
 });

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { APPS, foreign, installed, kubectl } from './fixture/cluster.ts';
+import { APPS, foreign, installed, kubectl, ROLES } from './fixture/cluster.ts';
 import { aNamespace } from './fixture/namespace.ts';
 import { get, nameOf, startOf, untilEverywhere, untilSnapshots } from './fixture/snapshots.ts';
 import { aDeployment, asks, aWho, type DeploymentOptions, newEnvironment, PATIENT, propertiesOf, type Who } from './fixture/workloads.ts';
@@ -191,6 +191,27 @@ describe.concurrent('a pod', () => {
     expect(new Set(two.map(({ specHash }) => specHash)).size).toBe(2);
     expect(new Set(three.map(({ specHash }) => specHash)).size).toBe(3);
     expect((JSON.parse(await get(space, rekeyed)) as Who).config).toBe('blue');
+  });
+
+  test('whose image is another is of another snapshot, and of the first again after a rollback', TIMEOUT, async () => {
+    await space.apply(aWho('reimaged'));
+    await space.untilReady('app=reimaged', 1, WITHIN_MS);
+    await untilEverywhere(space, 'reimaged', WITHIN_MS);
+    const only = async () => {
+      await space.kubectl('rollout', 'status', 'deployment/reimaged', '--timeout=120s');
+      const [pod] = await space.untilReady('app=reimaged', 1, WITHIN_MS);
+      return startOf(pod ?? {});
+    };
+
+    await space.kubectl('set', 'image', 'deployment/reimaged', `app=${ROLES}`);
+    const other = await only();
+    const snapshots = await untilSnapshots(space, 'reimaged', 2, WITHIN_MS);
+    await space.kubectl('rollout', 'undo', 'deployment/reimaged');
+    const back = await only();
+
+    expect(other).toContain('first of its kind');
+    expect(new Set(snapshots.map(({ specHash }) => specHash)).size).toBe(2);
+    expect(back).toMatch(RESTORED);
   });
 
   test('of two containers has the one restored that its annotation names, beside the other', TIMEOUT, async () => {

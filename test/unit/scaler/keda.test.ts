@@ -1,16 +1,11 @@
-import { join } from 'node:path';
 import * as grpc from '@grpc/grpc-js';
-import { loadSync } from '@grpc/proto-loader';
 import { expect, test } from 'vitest';
 import { monotonicClock as clock } from '../../../src/lib/clock.ts';
 import { silentLog as log } from '../../../src/lib/log.ts';
 import { openKedaScaler, triggerOf } from '../../../src/scaler/keda.ts';
 import type { Load } from '../../../src/scaler/loads.ts';
+import { type KedaAnswer, kedaClient } from '../../fixtures/keda-client.ts';
 import { until } from '../../fixtures/until.ts';
-
-const PROTO = join(import.meta.dirname, '../../../src/scaler/external-scaler.proto');
-
-type Answer = Record<string, unknown>;
 
 async function rig() {
   const stack = new AsyncDisposableStack();
@@ -20,19 +15,7 @@ async function rig() {
     all: () => new Map([['shop.web', loads.load]]),
   };
   const { port } = stack.use(await openKedaScaler({ loads, log, clock }, { host: '127.0.0.1', port: 0 }));
-  // As KEDA's own client has it: names and numbers are the contract's.
-  const { externalscaler } = grpc.loadPackageDefinition(loadSync(PROTO, { longs: Number, defaults: true })) as {
-    externalscaler?: { ExternalScaler?: grpc.ServiceClientConstructor };
-  };
-  if (externalscaler?.ExternalScaler === undefined) throw new Error('no service');
-  const client = new externalscaler.ExternalScaler(`127.0.0.1:${port}`, grpc.credentials.createInsecure());
-  stack.defer(() => client.close());
-  const call = (method: string, request: object) =>
-    new Promise<Answer>((resolve, reject) => {
-      client[method]?.(request, { deadline: Date.now() + 5_000 }, (error: Error | null, answer: Answer) =>
-        error ? reject(error) : resolve(answer),
-      );
-    });
+  const { client, call } = stack.use(kedaClient(`127.0.0.1:${port}`));
   return { [Symbol.asyncDispose]: () => stack.disposeAsync(), loads, client, call };
 }
 
@@ -68,8 +51,8 @@ test('it is active above the activation value, and only for workloads of its own
 test('a stream says at once whether it is active, and again when that changes', async () => {
   await using it = await rig();
   const heard: unknown[] = [];
-  const stream = it.client.StreamIsActive?.(ref()) as grpc.ClientReadableStream<Answer>;
-  stream.on('data', ({ result }: Answer) => heard.push(result));
+  const stream = it.client.StreamIsActive?.(ref()) as grpc.ClientReadableStream<KedaAnswer>;
+  stream.on('data', ({ result }: KedaAnswer) => heard.push(result));
   stream.on('error', () => undefined);
 
   await until('1 answers', () => heard.length === 1);
