@@ -203,6 +203,12 @@ describe.skipIf(foreign)('the API server', () => {
 
 describe('the gateways', () => {
   const gateways = 'deployment/rekindle-gateway';
+  /** One that ends serves on until everybody has forgotten it. */
+  const untilGateways = (count: number) =>
+    rekindle.until(`${count} gateways`, async () => {
+      const labels = 'app.kubernetes.io/name=rekindle-gateway';
+      return (await rekindle.kube.list(PODS, { namespace: rekindle.name, labels }, signal())).length === count;
+    });
 
   test(
     'that are away while pods are made: those start as ordinary pods, live ones serve; with them the next are slots',
@@ -210,11 +216,7 @@ describe('the gateways', () => {
     async () => {
       const live = await Promise.all((await space.podsOf('app=who')).map(ask));
       await kubectl(['-n', 'rekindle', 'scale', gateways, '--replicas=0']);
-      // One that ends serves on until everybody has forgotten it.
-      await rekindle.until('the gateways to be gone', async () => {
-        const labels = 'app.kubernetes.io/name=rekindle-gateway';
-        return (await rekindle.kube.list(PODS, { namespace: rekindle.name, labels }, signal())).length === 0;
-      });
+      await untilGateways(0);
 
       await space.apply(who('ordinary'));
       const [ordinary] = await space.untilReady('app=ordinary', 1, 60_000);
@@ -234,6 +236,7 @@ describe('the gateways', () => {
     const copying = async (value: string) => {
       await kubectl(['-n', 'rekindle', 'set', 'env', gateways, value]);
       await kubectl(['-n', 'rekindle', 'rollout', 'status', gateways, '--timeout=90s'], { timeoutMs: 100_000 });
+      await untilGateways(2);
     };
     await copying('REKINDLE_SLOT_FILES=copy');
     try {
