@@ -22,7 +22,7 @@ export async function lastTimings(workload: string, count: number): Promise<read
   ]);
   return log
     .split('\n')
-    .filter((line) => line.includes('"timing"') && line.includes(workload))
+    .filter((line) => line.includes('"timing"'))
     .map((line) => JSON.parse(line) as Line)
     .toSorted((a, b) => a.time.localeCompare(b.time))
     .flatMap(({ workload: of, timing }) => (of === workload && timing !== undefined ? [timing] : []))

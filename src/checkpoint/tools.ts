@@ -18,15 +18,19 @@ export type CheckpointTools = {
 /** The tools of an agent that has its own programs in `buildDir`/agent and its files in `runDir`. */
 export async function checkpointTools(
   exec: Exec,
-  place: { readonly criu: string; readonly buildDir: string; readonly runDir: string; readonly hostRoot: string },
+  {
+    criu,
+    buildDir,
+    runDir,
+    hostRoot,
+  }: { readonly criu: string; readonly buildDir: string; readonly runDir: string; readonly hostRoot: string },
 ): Promise<CheckpointTools> {
-  const { criu, hostRoot } = place;
-  const dir = join(place.buildDir, 'agent');
+  const dir = join(buildDir, 'agent');
   return {
     criu,
     helper: join(dir, 'helper'),
     preload: await criuPreload(exec, criu, dir),
-    criuRunDir: join(place.runDir, 'criu'),
+    criuRunDir: join(runDir, 'criu'),
     hostRoot,
   };
 }

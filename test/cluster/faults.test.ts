@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { V1Pod } from '@kubernetes/client-node';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { MUTATING_WEBHOOKS, PODS, SECRETS } from '../../src/cluster/kinds.ts';
+import { MUTATING_WEBHOOKS, SECRETS } from '../../src/cluster/kinds.ts';
 import { foreign, installed, kubectl } from './fixture/cluster.ts';
 import { aNamespace, isReady, Namespace } from './fixture/namespace.ts';
 import {
@@ -15,9 +15,9 @@ import {
   stateLabel,
   untilParked,
 } from './fixture/parking.ts';
-import { agentOn, agents, agentsOnlyOn, crash, gatewayAddress, silentApiServer, withoutRedis } from './fixture/roles.ts';
+import { agentOn, agents, agentsOnlyOn, crash, gatewayAddress, silentApiServer, untilPodsOfRole, withoutRedis } from './fixture/roles.ts';
 import { get, nameOf, startOf, untilEverywhere } from './fixture/snapshots.ts';
-import { aDeployment, asks, PATIENT, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
+import { aDeployment, asKind, asks, PATIENT, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
 
 /** Parts of rekindle, or of Kubernetes, are away: nothing else is tested meanwhile. */
 const space = aNamespace();
@@ -203,12 +203,6 @@ describe.skipIf(foreign)('the API server', () => {
 
 describe('the gateways', () => {
   const gateways = 'deployment/rekindle-gateway';
-  /** One that ends serves on until everybody has forgotten it. */
-  const untilGateways = (count: number) =>
-    rekindle.until(`${count} gateways`, async () => {
-      const labels = 'app.kubernetes.io/name=rekindle-gateway';
-      return (await rekindle.kube.list(PODS, { namespace: rekindle.name, labels }, signal())).length === count;
-    });
 
   test(
     'that are away while pods are made: those start as ordinary pods, live ones serve; with them the next are slots',
@@ -216,7 +210,7 @@ describe('the gateways', () => {
     async () => {
       const live = await Promise.all((await space.podsOf('app=who')).map(ask));
       await kubectl(['-n', 'rekindle', 'scale', gateways, '--replicas=0']);
-      await untilGateways(0);
+      await untilPodsOfRole('gateway', 0);
 
       await space.apply(who('ordinary'));
       const [ordinary] = await space.untilReady('app=ordinary', 1, 60_000);
@@ -236,7 +230,7 @@ describe('the gateways', () => {
     const copying = async (value: string) => {
       await kubectl(['-n', 'rekindle', 'set', 'env', gateways, value]);
       await kubectl(['-n', 'rekindle', 'rollout', 'status', gateways, '--timeout=90s'], { timeoutMs: 100_000 });
-      await untilGateways(2);
+      await untilPodsOfRole('gateway', 2);
     };
     await copying('REKINDLE_SLOT_FILES=copy');
     try {
@@ -262,7 +256,7 @@ test('pods that flood agents and webhook with nonsense hurt only themselves: oth
     if(say<0.3)s.write(require('crypto').randomBytes(4096));else if(say<0.6)s.write(('hello 1 '+process.env.VICTIM+' app undecided\\n').repeat(20))})};
     for(let i=0;i<50;i++)for(const [host,port] of [[process.env.NODE,7654],[process.env.NODE,7655],['rekindle-webhook.rekindle',443]])flood(host,port)`;
   const victim = (await space.podsOf('app=who'))[0]?.metadata?.uid ?? '';
-  const { spec, ...rest } = aDeployment({
+  const flood = aDeployment({
     name: 'hostile',
     enabled: false,
     command: ['node', '-e', script],
@@ -273,11 +267,10 @@ test('pods that flood agents and webhook with nonsense hurt only themselves: oth
         { name: 'VICTIM', value: victim },
       ],
     },
-  }) as { spec: Record<string, unknown> };
-  const { replicas: _replicas, ...ofAll } = spec;
+  });
   const before = (await agents()).map(identityOf);
   const live = await Promise.all((await space.podsOf('app=who')).map(ask));
-  await space.apply({ ...rest, kind: 'DaemonSet', spec: ofAll });
+  await space.apply(asKind('DaemonSet', flood));
   await space.untilReady('app=hostile', 2, 60_000);
   await delay(5_000);
 

@@ -8,7 +8,7 @@ import { parseDescription } from '../../src/workloads/description.ts';
 import { APPS, foreign, installed, kubectl } from './fixture/cluster.ts';
 import { openInjector } from './fixture/injector.ts';
 import { aNamespace } from './fixture/namespace.ts';
-import { aDeployment, PORT, talkProperties } from './fixture/workloads.ts';
+import { aDeployment, asKind, PORT, talkProperties } from './fixture/workloads.ts';
 
 const space = aNamespace({ 'pod-security.kubernetes.io/warn': 'restricted' });
 const SLEEP = ['sleep', '3600'];
@@ -104,16 +104,11 @@ describe('left as it was, with the reason as an event on its owner, is', () => {
     expect(await space.untilEvent('shared', 'NotRestorable: ')).toContain('shareProcessNamespace');
   });
 
-  test.each([
-    ['StatefulSet', ({ replicas: _, ...spec }: Record<string, unknown>) => ({ ...spec, serviceName: 'owned' })],
-    ['DaemonSet', ({ replicas: _, ...spec }: Record<string, unknown>) => spec],
-  ])('what a %s makes: who applies it is warned', async (kind, specOf) => {
-    const { spec, ...deployment } = aDeployment({ name: 'owned', command: SLEEP, pod: { hostPID: true } }) as {
-      spec: Record<string, unknown>;
-    };
+  test.each(['StatefulSet', 'DaemonSet'] as const)('what a %s makes: who applies it is warned', async (kind) => {
+    const object = asKind(kind, aDeployment({ name: 'owned', command: SLEEP, pod: { hostPID: true } }));
     const asErrors = ['-n', space.name, 'apply', '-f', '-', '--dry-run=server', '--warnings-as-errors'];
 
-    const said = await kubectl(asErrors, { input: JSON.stringify({ ...deployment, kind, spec: specOf(spec) }) }).catch(String);
+    const said = await kubectl(asErrors, { input: JSON.stringify(object) }).catch(String);
 
     expect(said).toContain('Warning: rekindle: its pods will be left as they are: hostPID is set');
   });

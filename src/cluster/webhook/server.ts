@@ -91,18 +91,16 @@ export async function openWebhook(
   // Also of one who does not take its answer.
   server.setTimeout(2 * REQUEST_MS);
   const perAddress = new Map<string, number>();
-  let all = 0;
   server.on('connection', (socket: Socket) => {
     const address = socket.remoteAddress ?? '';
     const open = (perAddress.get(address) ?? 0) + 1;
     perAddress.set(address, open);
     socket.once('close', () => {
-      all -= 1;
       const left = (perAddress.get(address) ?? 1) - 1;
       if (left === 0) perAddress.delete(address);
       else perAddress.set(address, left);
     });
-    all += 1;
+    const all = [...perAddress.values()].reduce((sum, of) => sum + of, 0);
     if (all > MANY_CONNECTIONS || open > MANY_CONNECTIONS_OF_ONE) server.closeIdleConnections();
     if (open > MAX_CONNECTIONS_OF_ONE) socket.destroy();
   });

@@ -49,9 +49,14 @@ afterEach(() => webhook[Symbol.asyncDispose]());
 async function ask(path: string, body: string, ca = authority.cert) {
   const dispatcher = new Agent({ connect: { ca } });
   try {
-    const { statusCode, body: answer } = await request(`${webhook.url}${path}`, { method: 'POST', body, dispatcher });
+    const { statusCode, headers, body: answer } = await request(`${webhook.url}${path}`, { method: 'POST', body, dispatcher });
     const text = await answer.text();
-    return { status: statusCode, text, json: () => JSON.parse(text) as { response: { patch?: string } & Record<string, unknown> } };
+    return {
+      status: statusCode,
+      headers,
+      text,
+      json: () => JSON.parse(text) as { response: { patch?: string } & Record<string, unknown> },
+    };
   } finally {
     await dispatcher.close();
   }
@@ -74,6 +79,13 @@ async function connected() {
   const socket = connectTls({ port: portOf(), host: '127.0.0.1', ca: authority.cert });
   await new Promise((resolve) => socket.once('secureConnect', resolve));
   return closing(socket);
+}
+
+/** What a connection that stays is answered. */
+async function answerOn(socket: Socket): Promise<string> {
+  const answer = new Promise<Buffer>((resolve) => socket.once('data', resolve));
+  socket.write(QUESTION);
+  return (await answer).toString();
 }
 
 /** A question that lacks its last byte. */
@@ -105,16 +117,8 @@ describe('the webhook', () => {
     });
   });
 
-  async function headersOfAnAnswer() {
-    const dispatcher = new Agent({ connect: { ca: authority.cert } });
-    const { headers, body } = await request(`${webhook.url}/webhook/pods`, { method: 'POST', body: review({}), dispatcher });
-    await body.dump();
-    await dispatcher.close();
-    return headers;
-  }
-
   test('keeps a connection for longer than API servers do, which would lose a question with it', async () => {
-    const headers = await headersOfAnAnswer();
+    const { headers } = await ask('/webhook/pods', review({}));
 
     const seconds = Number(/^timeout=(\d+)$/.exec(String(headers['keep-alive']))?.[1]);
     expect(seconds).toBeGreaterThan(API_SERVER_IDLE_S);
@@ -123,7 +127,7 @@ describe('the webhook', () => {
   test('keeps none once it is to end: the next question is for another', async () => {
     leaving.abort();
 
-    expect((await headersOfAnAnswer()).connection).toBe('close');
+    expect((await ask('/webhook/pods', review({}))).headers.connection).toBe('close');
   });
 
   test.each([
@@ -173,28 +177,19 @@ describe('the webhook', () => {
   });
 
   test('has room for one more where others only keep theirs', async () => {
-    const answered = async () => {
-      const { socket } = await connected();
-      const answer = new Promise((resolve) => socket.once('data', resolve));
-      socket.write(QUESTION);
-      return answer;
-    };
-    for (let i = 0; i < 130; i++) await answered();
+    for (let i = 0; i < 130; i++) await answerOn((await connected()).socket);
 
     expect((await ask('/webhook/pods', review({}))).status).toBe(200);
   });
 
   test('hears a question on a connection that had nothing to do for a while', { timeout: 20_000 }, async () => {
     const { socket, closed } = await connected();
-    const answer = () => new Promise<Buffer>((resolve) => socket.once('data', resolve));
-    socket.write(QUESTION);
-    await answer();
+    await answerOn(socket);
     // Longer than Node's own limit, and than a question may take here.
     const ended = await Promise.race([closed.then(() => true), delay(11_000)]);
-    socket.write(QUESTION);
 
     expect(ended).toBeUndefined();
-    expect((await answer()).toString()).toContain('200 OK');
+    expect(await answerOn(socket)).toContain('200 OK');
     socket.destroy();
   });
 
