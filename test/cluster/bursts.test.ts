@@ -2,14 +2,13 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { exec, mustExec } from '../../src/lib/exec.ts';
 import { CLUSTER, foreign, installed } from './fixture/cluster.ts';
 import { aNamespace, isReady } from './fixture/namespace.ts';
-import { get, nameOf, startOf, untilEverywhere, untilSnapshots } from './fixture/snapshots.ts';
+import { get, nameOf, RESTORED, startOf, untilEverywhere, untilSnapshots } from './fixture/snapshots.ts';
 import { aWho, newEnvironment, PATIENT, propertiesOf, type Who } from './fixture/workloads.ts';
 
 const space = aNamespace();
 const other = aNamespace();
 const WITHIN_MS = 120_000;
 const TIMEOUT = { timeout: 3 * WITHIN_MS };
-const RESTORED = /^restored in \d+ ms$/;
 const SEED = /first of its kind/;
 const ask = async (pod: Parameters<typeof get>[1]) => JSON.parse(await get(space, pod)) as Who;
 
@@ -112,17 +111,42 @@ describe.concurrent('a Deployment', () => {
     const [mine] = await space.untilReady('app=same', 1, WITHIN_MS);
     await untilSnapshots(space, 'same', 1, WITHIN_MS);
     const { born } = await ask(mine ?? {});
-    // What the webhook has written is copied, so that the pod claims to be the other's.
-    const annotations = {
-      'rekindle.dev/workload': mine?.metadata?.annotations?.['rekindle.dev/workload']?.replaceAll(other.name, space.name) ?? '',
+    // Slot, annotations and all, as the webhook has written them: a pod that was written down and is applied again claims to be the other's.
+    const { labels, annotations } = mine?.metadata ?? {};
+    const { spec: asWritten } = mine ?? {};
+    const template = {
+      metadata: { labels, annotations },
+      spec: {
+        ...asWritten,
+        nodeName: undefined,
+        serviceAccount: undefined,
+        volumes: asWritten?.volumes?.filter(({ projected }) => !projected),
+        containers: asWritten?.containers.map((one) => ({
+          ...one,
+          volumeMounts: one.volumeMounts?.filter(({ mountPath }) => !mountPath.startsWith('/var/run/secrets')),
+        })),
+      },
     };
-    await other.apply(aWho('same', { annotations, container }));
+    const copy = {
+      apiVersion: 'apps/v1',
+      kind: 'Deployment',
+      metadata: { name: 'copy' },
+      spec: { selector: { matchLabels: { app: 'same' } }, template },
+    };
+    await other.apply(copy);
     const [theirs] = await other.untilReady('app=same', 1, WITHIN_MS);
     const said = JSON.parse(await get(other, theirs ?? {})) as Who;
+    // In its own namespace the very same is a clone.
+    await space.kubectl('delete', 'deployment/same', '--wait=true');
+    await space.until('the first to be gone', async () => (await space.podsOf('app=same')).length === 0);
+    await space.apply(copy);
+    const [ours] = await space.untilReady('app=same', 1, WITHIN_MS);
 
-    expect(annotations['rekindle.dev/workload']).not.toBe('');
+    expect(theirs?.metadata?.annotations?.['rekindle.dev/workload']).toBe(annotations?.['rekindle.dev/workload']);
     expect(startOf(theirs ?? {})).not.toMatch(RESTORED);
     expect(said.born).not.toBe(born);
+    expect(startOf(ours ?? {})).toMatch(RESTORED);
+    expect((await ask(ours ?? {})).born).toBe(born);
   });
 
   test.skipIf(foreign)(

@@ -1,6 +1,11 @@
+import { X509Certificate } from 'node:crypto';
+import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
+import { connect } from 'node:tls';
 import type { V1Pod } from '@kubernetes/client-node';
 import { beforeAll, describe, expect, test } from 'vitest';
+import { factsOf, type KeyPair, makeAuthority, makeServing } from '../../src/cluster/authority.ts';
+import type { Keyring } from '../../src/cluster/certificate-plan.ts';
 import { MUTATING_WEBHOOKS, SECRETS } from '../../src/cluster/kinds.ts';
 import { foreign, installed, kubectl } from './fixture/cluster.ts';
 import { aNamespace, isReady, Namespace } from './fixture/namespace.ts';
@@ -16,7 +21,7 @@ import {
   untilParked,
 } from './fixture/parking.ts';
 import { agentOn, agents, agentsOnlyOn, crash, gatewayAddress, silentApiServer, untilPodsOfRole, withoutRedis } from './fixture/roles.ts';
-import { get, nameOf, startOf, untilEverywhere } from './fixture/snapshots.ts';
+import { get, nameOf, RESTORED, startOf, untilEverywhere } from './fixture/snapshots.ts';
 import { aDeployment, asKind, asks, PATIENT, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
 
 /** Parts of rekindle, or of Kubernetes, are away: nothing else is tested meanwhile. */
@@ -24,7 +29,6 @@ const space = aNamespace();
 const rekindle = new Namespace('rekindle', {});
 const signal = () => AbortSignal.timeout(10_000);
 const TIMEOUT = { timeout: 240_000 };
-const RESTORED = /^restored in \d+ ms$/;
 const IDLE_SECONDS = 20;
 const who = (name: string) => aDeployment({ name, command: WHO_COMMAND, properties: 'patient', container: asks('/') });
 
@@ -32,6 +36,17 @@ const ask = async (pod: V1Pod) => JSON.parse(await get(space, pod)) as Who;
 /** The same without the API server: from this machine, which all networks of its own cluster lead to. */
 const askDirectly = async (pod: V1Pod) =>
   (await (await fetch(`http://${pod.status?.podIP}:${PORT}/`, { signal: AbortSignal.timeout(5_000) })).json()) as Who;
+
+/** The fingerprint of what a gateway serves its webhook with. */
+async function certificateOf(address: string): Promise<string> {
+  const socket = connect({ host: address, port: 7443, rejectUnauthorized: false });
+  try {
+    await once(socket, 'secureConnect', { signal: signal() });
+    return socket.getPeerCertificate().fingerprint256;
+  } finally {
+    socket.destroy();
+  }
+}
 
 /** Scales `who` to one more pod, and returns that. */
 async function oneMore(name = 'who'): Promise<V1Pod> {
@@ -324,21 +339,98 @@ test('certificate and trust of the webhook come back when somebody deletes them,
   expect(startOf(await oneMore())).toMatch(RESTORED);
 });
 
+test.skipIf(foreign)(
+  'authority and certificate of the webhook are renewed in time, and pods are slots all the while',
+  { timeout: 300_000 },
+  async () => {
+    const at = { name: 'rekindle-webhook-tls', namespace: rekindle.name };
+    const read = async () => {
+      const { data = {} } = (await rekindle.kube.get(SECRETS, at, signal())) ?? {};
+      return { authorities: JSON.parse(atob(data['authorities.json'] ?? '')) as Keyring['authorities'], cert: atob(data['tls.crt'] ?? '') };
+    };
+    const write = (authorities: Keyring['authorities'], serving?: KeyPair) =>
+      rekindle.kube.patch(
+        SECRETS,
+        at,
+        {
+          data: {
+            'authorities.json': btoa(JSON.stringify(authorities)),
+            ...(serving === undefined ? {} : { 'tls.crt': btoa(serving.cert), 'tls.key': btoa(serving.key) }),
+          },
+        },
+        'merge',
+        signal(),
+      );
+    const trusted = async () => {
+      const { webhooks = [] } = (await rekindle.kube.get(MUTATING_WEBHOOKS, { name: 'rekindle' }, signal())) ?? {};
+      return webhooks.map(({ clientConfig }) => atob(clientConfig.caBundle ?? '').split('BEGIN CERTIFICATE').length - 1);
+    };
+    const isServed = async (cert: string) => {
+      for (const { status } of await rekindle.podsOf('app.kubernetes.io/name=rekindle-gateway'))
+        if ((await certificateOf(`${status?.podIP}`)) !== new X509Certificate(cert).fingerprint256) return false;
+      return true;
+    };
+    const WITHIN_MS = 90_000;
+    const names = factsOf((await read()).cert)?.names ?? [];
+    const day = 86_400_000;
+
+    // As it is after 80 of the certificate's 90 days: its successor is of the same authority.
+    const { authorities: first } = await read();
+    const [authority] = first;
+    if (authority === undefined) throw new Error('there is no authority');
+    const old = await makeServing(authority, names, Date.now() - 80 * day, 90 * day);
+    await write(first, old);
+    const second = await rekindle.until('another certificate', async () => [await read()].find(({ cert }) => cert !== old.cert), WITHIN_MS);
+    await rekindle.until('every gateway to have it', () => isServed(second.cert), WITHIN_MS);
+    const afterCertificate = { trusted: await trusted(), authorities: second.authorities, start: startOf(await oneMore()) };
+
+    // As it is after 700 of an authority's 730 days: its successor is trusted, and signs nothing yet.
+    const aged = { ...(await makeAuthority('rekindle', Date.now() - 700 * day, 730 * day)), sinceMs: Date.now() - 700 * day };
+    const byAged = await makeServing(aged, names, Date.now(), 20 * day);
+    await write([authority, aged], byAged);
+    const third = await rekindle.until(
+      'another authority',
+      async () => [await read()].find(({ authorities }) => authorities.length === 3),
+      WITHIN_MS,
+    );
+    await rekindle.until('all to be trusted', async () => (await trusted()).every((count) => count === 3), WITHIN_MS);
+    await rekindle.until('every gateway to have its certificate', () => isServed(third.cert), WITHIN_MS);
+    const afterAuthority = startOf(await oneMore());
+
+    // As it is two hours later: the successor has signed.
+    await write(third.authorities.map((one) => ({ ...one, sinceMs: one.sinceMs - 7_200_000 })));
+    const fourth = await rekindle.until(
+      'a certificate by it',
+      async () => [await read()].find(({ cert }) => cert !== third.cert),
+      WITHIN_MS,
+    );
+    await rekindle.until('every gateway to have that', () => isServed(fourth.cert), WITHIN_MS);
+    const afterSigning = startOf(await oneMore());
+
+    expect(afterCertificate).toMatchObject({ trusted: [1, 1], authorities: first, start: expect.stringMatching(RESTORED) });
+    expect(third.cert).toBe(byAged.cert);
+    expect(afterAuthority).toMatch(RESTORED);
+    expect(new X509Certificate(fourth.cert).verify(new X509Certificate(third.authorities[2]?.cert ?? '').publicKey)).toBe(true);
+    expect(afterSigning).toMatch(RESTORED);
+  },
+);
+
 describe('agent and scaler', () => {
   test('are replaced while clients ask a Service and the gateway: no request is lost', TIMEOUT, async () => {
-    // A new connection each time; what fails is written down.
-    const script = `const http=require('http');const failed=[];let n=0;
+    // A new connection each time, until all is replaced; what fails is written down.
+    const script = `const http=require('http'),fs=require('fs');const failed=[];let n=0;
       const ask=(o)=>new Promise((done)=>{n++;const r=http.request({agent:false,timeout:20000,...o},(a)=>{a.resume();a.on('end',()=>{if(a.statusCode!==200)failed.push(o.path+' '+a.statusCode);done()})});
         r.on('error',(e)=>{failed.push(o.path+' '+e.message);done()});r.on('timeout',()=>r.destroy(new Error('timeout')));r.end()});
-      const until=Date.now()+30000;
-      const loop=async(o)=>{while(Date.now()<until){await ask(o);await new Promise((d)=>setTimeout(d,50))}};
+      const until=Date.now()+120000;
+      const loop=async(o)=>{while(!fs.existsSync('/tmp/replaced')&&Date.now()<until){await ask(o);await new Promise((d)=>setTimeout(d,50))}};
       Promise.all([loop({host:'who',path:'/'}),loop({host:'rekindle-gateway.rekindle',path:'/invoke/${space.name}/notes/'})]).then(()=>console.log(JSON.stringify({n,failed})));`;
-    const clients = space.kubectl('exec', 'client', '--', 'node', '-e', script);
+    const clients = kubectl(['-n', space.name, 'exec', 'client', '--', 'node', '-e', script], { timeoutMs: 150_000 });
 
     for (const role of ['daemonset/rekindle-agent', 'deployment/rekindle-scaler'])
       await kubectl(['-n', 'rekindle', 'rollout', 'restart', role]);
     const made = await oneMore();
     await installed();
+    await space.kubectl('exec', 'client', '--', 'touch', '/tmp/replaced');
     const { n, failed } = JSON.parse(await clients) as { n: number; failed: string[] };
 
     expect(failed).toEqual([]);

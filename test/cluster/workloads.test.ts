@@ -1,22 +1,12 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { APPS, foreign, installed, kubectl, ROLES } from './fixture/cluster.ts';
 import { aNamespace } from './fixture/namespace.ts';
-import { get, nameOf, startOf, untilEverywhere, untilSnapshots } from './fixture/snapshots.ts';
+import { get, nameOf, RESTORED, scaledOut, startOf, untilEverywhere, untilSnapshots } from './fixture/snapshots.ts';
 import { aDeployment, asks, aWho, type DeploymentOptions, newEnvironment, PATIENT, propertiesOf, type Who } from './fixture/workloads.ts';
 
 const space = aNamespace();
 const WITHIN_MS = 120_000;
 const TIMEOUT = { timeout: 3 * WITHIN_MS };
-const RESTORED = /^restored in \d+ ms$/;
-
-/** Scales a Deployment of one out once its pod has become a snapshot. */
-async function scaled(name: string, replicas: number) {
-  await space.untilReady(`app=${name}`, 1, WITHIN_MS);
-  await untilEverywhere(space, name, WITHIN_MS);
-  await space.kubectl('scale', `deployment/${name}`, `--replicas=${replicas}`);
-  const pods = await space.untilReady(`app=${name}`, replicas, WITHIN_MS);
-  return { pods, clones: pods.filter((pod) => RESTORED.test(startOf(pod))) };
-}
 
 /** The one pod of a Deployment after a rollout that changes nothing in its template but the time. */
 async function restarted(name: string) {
@@ -45,7 +35,7 @@ describe.concurrent('with a label and a ConfigMap, all pods but the first are re
   test.each(applications)('$name', TIMEOUT, async ({ path, random, ...application }) => {
     await space.apply(aDeployment({ ...application, properties: 'patient', container: { ...asks(path), env: newEnvironment() } }));
 
-    const { pods, clones } = await scaled(application.name, 3);
+    const { pods, clones } = await scaledOut(space, application.name, 3);
     const answers = await Promise.all(pods.map((pod) => get(space, pod, random)));
 
     expect(clones).toHaveLength(2);
@@ -60,65 +50,6 @@ describe.concurrent('with a label and a ConfigMap, all pods but the first are re
 });
 
 describe.concurrent('a pod', () => {
-  const podName = { name: 'POD_NAME', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } };
-
-  test('whose environment names the pod starts cold, and an event says so', TIMEOUT, async () => {
-    await space.apply(aWho('named', { replicas: 2, container: { env: [podName] } }));
-
-    const pods = await space.untilReady('app=named', 2, WITHIN_MS);
-
-    for (const pod of pods) {
-      expect(startOf(pod)).toMatch(/^cold: POD_NAME differs per instance/);
-      expect(await space.untilEvent(nameOf(pod), 'ColdStarted: ')).toContain('set restore.identity to file or ignore');
-    }
-  });
-
-  test('whose policy says `identity: file` is restored, and finds its own values in the file', TIMEOUT, async () => {
-    await space.apply(
-      propertiesOf('identity', [...PATIENT, 'cr.restore.identity=file']),
-      aWho('identity', { properties: 'identity', container: { env: [...newEnvironment(), podName] } }),
-    );
-
-    const { clones } = await scaled('identity', 2);
-    const [clone] = clones;
-    const { identity } = JSON.parse(await get(space, clone ?? {})) as Who;
-
-    expect(identity).toBe(`POD_NAME=${nameOf(clone ?? {})}\n`);
-  });
-
-  test('whose emptyDir an init container has filled starts cold, with the reason', TIMEOUT, async () => {
-    const data = { name: 'data', mountPath: '/data' };
-    const init = { name: 'fill', image: APPS, command: ['sh', '-c', 'date >/data/at'], volumeMounts: [data] };
-    await space.apply(
-      aWho('filled', {
-        replicas: 2,
-        container: { volumeMounts: [data] },
-        pod: { initContainers: [init], volumes: [{ name: 'data', emptyDir: {} }] },
-      }),
-    );
-
-    const pods = await space.untilReady('app=filled', 2, WITHIN_MS);
-
-    for (const pod of pods) {
-      expect(startOf(pod)).toMatch(/^cold: its emptyDir data at \/data already holds files/);
-      expect(await space.untilEvent(nameOf(pod), 'ColdStarted: ')).toContain('already holds files');
-    }
-  });
-
-  test('of a Job starts cold, and ends as any other', TIMEOUT, async () => {
-    const { spec } = aDeployment({ name: 'job', command: ['sh', '-c', 'sleep 2; echo done'] }) as {
-      spec: { template: { metadata: object; spec: object } };
-    };
-    const template = { ...spec.template, spec: { ...spec.template.spec, restartPolicy: 'Never' } };
-    await space.apply({ apiVersion: 'batch/v1', kind: 'Job', metadata: { name: 'job' }, spec: { template, backoffLimit: 0 } });
-
-    await space.kubectl('wait', 'job/job', '--for=condition=Complete', '--timeout=110s');
-    const [pod] = await space.podsOf('app=job');
-
-    expect(startOf(pod ?? {})).toContain('cold: it is a pod of Job job');
-    expect(await space.kubectl('logs', 'job/job')).toContain('done');
-  });
-
   test.skipIf(foreign)('with a writable persistent volume starts cold; where the policy allows it, it is restored', TIMEOUT, async () => {
     const claim = (name: string) => ({
       apiVersion: 'v1',
@@ -153,7 +84,7 @@ describe.concurrent('a pod', () => {
     );
 
     const kept = await space.untilReady('app=kept', 2, WITHIN_MS);
-    const { clones } = await scaled('cloned', 2);
+    const { clones } = await scaledOut(space, 'cloned', 2);
 
     for (const pod of kept) expect(startOf(pod)).toMatch(/^cold: \/data is a writable persistent volume/);
     expect(clones).toHaveLength(1);
@@ -172,7 +103,7 @@ describe.concurrent('a pod', () => {
       { name: 'secret', mountPath: '/secret', readOnly: true },
     ];
     await space.apply(config('red'), secret('one'), aWho('configured', { container: { volumeMounts }, pod: { volumes } }));
-    const { clones } = await scaled('configured', 2);
+    const { clones } = await scaledOut(space, 'configured', 2);
     await space.kubectl('scale', 'deployment/configured', '--replicas=1');
     await space.untilReady('app=configured', 1, WITHIN_MS);
 
@@ -218,7 +149,7 @@ describe.concurrent('a pod', () => {
     const sidecar = { name: 'sidecar', image: APPS, command: ['sh', '-c', 'echo beside; exec sleep 3600'] };
     await space.apply(aWho('two', { annotations: { 'rekindle.dev/container': 'app' }, sidecars: [sidecar] }));
 
-    const { clones } = await scaled('two', 3);
+    const { clones } = await scaledOut(space, 'two', 3);
 
     expect(clones).toHaveLength(2);
     for (const clone of clones) {
@@ -235,7 +166,7 @@ describe.concurrent('a pod', () => {
     const resources = { requests: { cpu: '10m', memory: '64Mi' }, limits: { cpu: '500m', memory: '96Mi' } };
     await space.apply(aWho('limited', { container: { resources } }));
 
-    const { clones } = await scaled('limited', 3);
+    const { clones } = await scaledOut(space, 'limited', 3);
 
     expect(clones).toHaveLength(2);
     for (const clone of clones) {

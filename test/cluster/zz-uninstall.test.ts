@@ -1,10 +1,11 @@
+import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import type { V1Pod } from '@kubernetes/client-node';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { DEPLOYMENTS } from '../../src/cluster/kinds.ts';
 import { exec, mustExec } from '../../src/lib/exec.ts';
 import { START_ANNOTATION, STATE_LABEL } from '../../src/workloads/kubernetes.ts';
-import { applyManifests, foreign, installed, kubeconfig, kubectl } from './fixture/cluster.ts';
+import { applyManifests, foreign, installed, kubeconfig, kubectl, overlayForRedis } from './fixture/cluster.ts';
 import { aNamespace, isReady } from './fixture/namespace.ts';
 import { aDeployment, PORT, talkProperties, WHO_COMMAND, type Who } from './fixture/workloads.ts';
 
@@ -164,6 +165,25 @@ async function parkedPodsRun(restarts: readonly number[]): Promise<void> {
   expect(slices.split(' ').sort()).toEqual(pods.map((pod) => pod.status?.podIP).sort());
 }
 
+/** Installs rekindle anew, with a Redis of one's own. */
+async function withRedisByUrl() {
+  const password = randomUUID();
+  const command = ['redis-server', '--requirepass', password, '--save', '', '--dir', '/tmp'];
+  const ask = (...args: string[]) =>
+    space.kubectl('exec', 'deployment/redis', '--', 'redis-cli', '-a', password, '--no-auth-warning', ...args);
+  await kubectl(['delete', '-k', TEST_OVERLAY, '--timeout=120s'], { timeoutMs: 150_000 });
+  await space.apply(aDeployment({ name: 'redis', enabled: false, command, container: { readinessProbe: { tcpSocket: { port: 6379 } } } }), {
+    apiVersion: 'v1',
+    kind: 'Service',
+    metadata: { name: 'redis' },
+    spec: { selector: { app: 'redis' }, ports: [{ port: 6379 }] },
+  });
+  await space.untilReady('app=redis');
+  await applyManifests(await overlayForRedis(`redis://:${password}@redis.${space.name}.svc:6379`));
+  await installed(120_000, 'existing');
+  return { keys: async () => (await ask('keys', '*')).split('\n').filter((key) => key !== '') };
+}
+
 function cli(...args: readonly string[]) {
   const env = { PATH: process.env.PATH ?? '', HOME: process.env.HOME ?? '/root', KUBECONFIG: kubeconfig };
   return exec(join(ROOT, '.build/node'), [join(ROOT, 'src/cli.ts'), ...args], { env, timeoutMs: 240_000 });
@@ -219,6 +239,7 @@ describe.runIf(!foreign || process.env.REKINDLE_TEST_UNINSTALL !== undefined)('r
   });
 
   test('by the Job, which goes with its own rights and namespace; pods whose gate was shut become Ready', async () => {
+    const redis = foreign ? undefined : await withRedisByUrl();
     const pods = await livePods();
     const told = await Promise.all(pods.map(ask));
     const restarts = await parkedPods();
@@ -238,6 +259,7 @@ describe.runIf(!foreign || process.env.REKINDLE_TEST_UNINSTALL !== undefined)('r
     const left = await space.until('everything to be gone', async () => (await leftovers()).length === 0 && 'nothing', 30_000);
 
     expect(left).toBe('nothing');
+    expect(await redis?.keys()).toEqual(redis && []);
     if (!foreign) expect(await onNodes()).toEqual([]);
     await goOn(pods, told);
     await parkedPodsRun(restarts);
