@@ -7,10 +7,11 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { factsOf, type KeyPair, makeAuthority, makeServing } from '../../src/cluster/authority.ts';
 import type { Keyring } from '../../src/cluster/certificate-plan.ts';
 import { MUTATING_WEBHOOKS, SECRETS } from '../../src/cluster/kinds.ts';
-import { foreign, installed, kubectl } from './fixture/cluster.ts';
+import { applyManifests, foreign, installed, kubectl } from './fixture/cluster.ts';
 import { aNamespace, isReady, Namespace } from './fixture/namespace.ts';
 import {
   CLIENT,
+  gateOf,
   identityOf,
   invoke,
   type Notes,
@@ -215,6 +216,40 @@ describe.skipIf(foreign)('the API server', () => {
     expect(after.map(identityOf)).toEqual(parked.map(identityOf));
   });
 });
+
+test.skipIf(foreign)(
+  'a gate opens within 30 s though agents are uninstalled, no scaler runs and the API server was away',
+  TIMEOUT,
+  async () => {
+    await space.apply(propertiesOf('never', ['cr.container.readiness=false', 'cr.checkpoint.gateDeadlineSeconds=3600']));
+    await space.apply(aDeployment({ name: 'held', command: WHO_COMMAND, properties: 'never', container: asks('/') }));
+    const [held] = await space.until('only its gate to hold the seed', async () => {
+      const pods = await space.podsOf('app=held');
+      return pods.length === 1 && pods.every(({ status }) => status?.containerStatuses?.[0]?.ready) && pods;
+    });
+    try {
+      await kubectl(['-n', 'rekindle', 'delete', 'daemonset/rekindle-agent', '--wait=false']);
+      await kubectl(['-n', 'rekindle', 'scale', 'deployment/rekindle-scaler', '--replicas=0']);
+      {
+        await using _ = await silentApiServer();
+        await delay(15_000);
+      }
+      const [opened] = await space.untilReady('app=held', 1, 30_000);
+
+      expect(isReady(held as V1Pod)).toBe(false);
+      expect(nameOf(opened ?? {})).toBe(nameOf(held ?? {}));
+      expect(gateOf(opened as V1Pod)).toMatchObject({ status: 'True', reason: 'AgentAway' });
+      expect((await ask(opened as V1Pod)).host).toBe(nameOf(held ?? {}));
+    } finally {
+      await space.until('the API server', async () => {
+        await applyManifests();
+        return true;
+      });
+      await installed();
+    }
+    await space.until('a restored pod', async () => [await oneMore()].find((pod) => RESTORED.test(startOf(pod))));
+  },
+);
 
 describe('the gateways', () => {
   const gateways = 'deployment/rekindle-gateway';

@@ -1,14 +1,47 @@
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { KubernetesObject } from '@kubernetes/client-node';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { parseAllDocuments } from 'yaml';
 import { DAEMON_SETS, DEPLOYMENTS, MUTATING_WEBHOOKS } from '../../src/cluster/kinds.ts';
-import { applyManifests, installed, kubectl } from './fixture/cluster.ts';
+import { exec, mustExec } from '../../src/lib/exec.ts';
+import { applyManifests, foreign, installed, kubectl } from './fixture/cluster.ts';
 import { isReady, Namespace } from './fixture/namespace.ts';
 
 const rekindle = new Namespace('rekindle', {});
 const MANIFESTS = join(import.meta.dirname, '../../manifests');
+const VERSION = (JSON.parse(readFileSync(join(import.meta.dirname, '../../package.json'), 'utf8')) as { version: string }).version;
+
+/** As buildah writes sizes. */
+function megabytesOf(size: string): number {
+  const [, number, unit] = /^([\d.]+) ([KMG]?B)$/.exec(size) ?? [];
+  return Number(number) * ({ B: 1e-6, KB: 1e-3, MB: 1, GB: 1e3 }[unit ?? ''] ?? Number.NaN);
+}
+
 const signal = () => AbortSignal.timeout(10_000);
+
+// Sizes are as they are and a fifth more: what makes an image larger is to be noticed.
+test.skipIf(foreign).each([
+  ['rekindle', 'gateway', 335],
+  ['rekindle-agent', 'agent', 400],
+  ['rekindle-slot', 'first process', 0.15],
+  ['rekindle-redis', 'Redis', 110],
+])('the image %s is small, and its labels say what it is', async (name, what, megabytes) => {
+  const run = async (...args: string[]) => JSON.parse((await mustExec(exec, 'buildah', args, { timeoutMs: 30_000 })).stdout);
+  const [{ size }] = (await run('images', '--json', `localhost/${name}:test`)) as [{ size: string }];
+  const { OCIv1 } = (await run('inspect', '--type', 'image', `localhost/${name}:test`)) as {
+    OCIv1: { config: { User?: string; Labels: Record<string, string> } };
+  };
+  const label = (key: string) => OCIv1.config.Labels[`org.opencontainers.image.${key}`];
+
+  expect(megabytesOf(size)).toBeLessThan(megabytes);
+  expect(label('title')).toBe(name);
+  expect(label('description')).toMatch(new RegExp(what, 'i'));
+  expect(label('licenses')).toBe('Apache-2.0');
+  expect(label('version')).toBe(VERSION);
+  // The agent alone has to be root.
+  expect(OCIv1.config.User ?? 'root').toBe(name === 'rekindle-agent' ? 'root' : '65532:65532');
+});
 
 describe('kubectl apply -k', () => {
   beforeAll(() => installed());

@@ -1,8 +1,8 @@
 import { beforeAll, expect, test } from 'vitest';
-import { START_ANNOTATION } from '../../src/workloads/kubernetes.ts';
 import { kedaClient } from '../fixtures/keda-client.ts';
 import { APPS, foreign, installed, kubectl } from './fixture/cluster.ts';
 import { aNamespace, Namespace } from './fixture/namespace.ts';
+import { RESTORED, startOf, untilEverywhere } from './fixture/snapshots.ts';
 import { aDeployment, PORT, WHO_COMMAND } from './fixture/workloads.ts';
 
 const space = aNamespace();
@@ -17,16 +17,40 @@ async function values(metric: string, selector = 'workload%3Dwho'): Promise<read
   return items.map(({ value }) => value);
 }
 
+/** Of one to four replicas, and back at once, for so much per replica. */
+function anAutoscaler(name: string, metric: string, averageValue: string): object {
+  const external = {
+    metric: { name: metric, selector: { matchLabels: { workload: name } } },
+    target: { type: 'AverageValue', averageValue },
+  };
+  return {
+    apiVersion: 'autoscaling/v2',
+    kind: 'HorizontalPodAutoscaler',
+    metadata: { name },
+    spec: {
+      scaleTargetRef: { apiVersion: 'apps/v1', kind: 'Deployment', name },
+      minReplicas: 1,
+      maxReplicas: 4,
+      metrics: [{ type: 'External', external }],
+      behavior: { scaleDown: { stabilizationWindowSeconds: 0 } },
+    },
+  };
+}
+
 /** A pod that holds connections to a Service. */
 function aCrowd(connections: number): object {
   const script = `const go=()=>{const s=require('net').connect(80,'who');s.on('error',()=>{});s.on('close',()=>setTimeout(go,200));
     setInterval(()=>s.writable&&s.write('GET / HTTP/1.1\\r\\nhost: who\\r\\n\\r\\n'),1000);s.resume()};for(let i=0;i<${connections};i++)go();setInterval(()=>{},1e6)`;
-  const container = { name: 'crowd', image: APPS, command: ['node', '-e', script] };
+  return aPod('crowd', script);
+}
+
+function aPod(name: string, script: string): object {
+  const containers = [{ name, image: APPS, command: ['node', '-e', script] }];
   return {
     apiVersion: 'v1',
     kind: 'Pod',
-    metadata: { name: 'crowd' },
-    spec: { terminationGracePeriodSeconds: 0, restartPolicy: 'Never', containers: [container] },
+    metadata: { name },
+    spec: { terminationGracePeriodSeconds: 0, restartPolicy: 'Never', containers },
   };
 }
 
@@ -58,44 +82,42 @@ test('an autoscaler on connections scales out by restore under plain Service loa
       metadata: { name: 'who' },
       spec: { selector: { app: 'who' }, ports: [{ port: 80, targetPort: PORT }] },
     },
-    {
-      apiVersion: 'autoscaling/v2',
-      kind: 'HorizontalPodAutoscaler',
-      metadata: { name: 'who' },
-      spec: {
-        scaleTargetRef: { apiVersion: 'apps/v1', kind: 'Deployment', name: 'who' },
-        minReplicas: 1,
-        maxReplicas: 4,
-        metrics: [
-          {
-            type: 'External',
-            external: {
-              metric: { name: 'rekindle_load', selector: { matchLabels: { workload: 'who' } } },
-              target: { type: 'AverageValue', averageValue: '5' },
-            },
-          },
-        ],
-        behavior: { scaleDown: { stabilizationWindowSeconds: 0 } },
-      },
-    },
+    anAutoscaler('who', 'rekindle_load', '5'),
   );
   await space.untilReady('app=who', 1, 90_000);
   await space.until('nobody to be connected', async () => (await values('rekindle_connections'))[0] === '0');
-  await space.until('the snapshot', async () =>
-    (await kubectl(['get', '--raw', '/api/v1/namespaces/rekindle/services/rekindle-gateway:80/proxy/api/snapshots'])).includes(
-      `${space.name}.who`,
-    ),
-  );
+  await untilEverywhere(space, 'who');
 
   await space.apply(aCrowd(12));
   await space.until('twelve connections', async () => (await values('rekindle_connections'))[0] === '12');
   const pods = await space.untilReady('app=who', 3, 90_000);
-  const starts = pods.map(({ metadata }) => metadata?.annotations?.[START_ANNOTATION] ?? '');
   await space.kubectl('delete', 'pod', 'crowd', '--now');
   await space.untilReady('app=who', 1, 90_000);
 
-  expect(starts.filter((start) => start.startsWith('restored in '))).toHaveLength(2);
+  expect(pods.map(startOf).filter((start) => RESTORED.test(start))).toHaveLength(2);
   expect(await values('rekindle_load', '')).toEqual(['0']);
+});
+
+test('an autoscaler on invocations scales out by restore for those that wait and run, and back', { timeout: 300_000 }, async () => {
+  // Each answer takes a second.
+  const script = `setTimeout(()=>require('http').createServer((q,r)=>setTimeout(()=>r.end(require('os').hostname()),q.method==='POST'?1000:0)).listen(${PORT}),1000)`;
+  const callers = `const host='rekindle-gateway.rekindle',path='/invoke/${space.name}/asked/';
+    const go=()=>require('http').request({host,path,method:'POST',agent:false},(a)=>{a.resume();a.on('end',go)}).on('error',()=>setTimeout(go,200)).end('x');for(let i=0;i<8;i++)go()`;
+  const probe = { readinessProbe: { httpGet: { path: '/', port: PORT }, periodSeconds: 5 } };
+  await space.apply(aDeployment({ name: 'asked', command: ['node', '-e', script], container: probe }));
+  await space.untilReady('app=asked', 1, 90_000);
+  await untilEverywhere(space, 'asked');
+  await space.apply(anAutoscaler('asked', 'rekindle_invocations', '3'));
+
+  await space.apply(aPod('callers', callers));
+  const pods = await space.untilReady('app=asked', 3, 90_000);
+  const told = await values('rekindle_invocations', 'workload%3Dasked');
+  await space.kubectl('delete', 'pod', 'callers', '--now');
+  await space.untilReady('app=asked', 1, 90_000);
+
+  expect(told).toEqual(['8']);
+  expect(pods.map(startOf).filter((start) => RESTORED.test(start))).toHaveLength(2);
+  expect(await values('rekindle_invocations', 'workload%3Dasked')).toEqual(['0']);
 });
 
 test.skipIf(foreign)('every scaler, leader or not, tells KEDA and the API server the same', async () => {

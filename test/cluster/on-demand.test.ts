@@ -10,6 +10,7 @@ import {
   http,
   identityOf,
   invoke,
+  keptAwake,
   LIMITS,
   type Notes,
   OWN,
@@ -66,17 +67,14 @@ describe('pods of a workload that runs on demand', () => {
 
   test('are woken by a request, by restore, and a Service of the live ones reaches exactly those', async () => {
     const answer = await invoke(space, 'notes', '/write');
+    // On a busy machine it would be parked again before kubelet and Service have heard of it.
+    await using awake = await keptAwake(space, 'notes');
     const pod = await space.until('the pod to be told as live with its own requests', async () => {
-      // On a busy machine it would be parked again before kubelet and Service have heard of it.
-      const { host } = await invoke(space, 'notes');
-      const found = await podNamed(space, 'notes', host);
+      const found = await podNamed(space, 'notes', awake.host);
       return stateLabel(found) === 'live' && requestsOf(found)?.cpu === OWN.cpu && found;
     });
     const others = (await space.podsOf('app=notes')).filter((one) => nameOf(one) !== nameOf(pod));
-    const served = await space.until('the Service', async () => {
-      await invoke(space, 'notes');
-      return JSON.parse((await curl(space, 'http://notes/')).body) as Notes;
-    });
+    const served = await space.until('the Service', async () => JSON.parse((await curl(space, 'http://notes/')).body) as Notes);
     const slices = await space.kubectl('get', 'endpointslices', '-l', 'kubernetes.io/service-name=notes', '-o', 'json');
     const { items } = JSON.parse(slices) as { items: { endpoints: { addresses: string[] }[] }[] };
 
