@@ -1,5 +1,6 @@
 import type { Clock } from '../lib/clock.ts';
 import { RekindleError } from '../lib/errors.ts';
+import { KEYS } from '../queue/view-wire.ts';
 import { ENABLED_LABEL, REQUESTS_ANNOTATION, STATE_LABEL } from '../workloads/kubernetes.ts';
 import type { Cluster, KubeObject } from './cluster.ts';
 import { gateCondition, isUntold } from './gates.ts';
@@ -21,6 +22,7 @@ import {
   PRIORITY_CLASSES,
   ROLE_BINDINGS,
   SERVICES,
+  STATEFUL_SETS,
 } from './kinds.ts';
 import { OLDEST_RESIZE_MINOR, resize, resizeOf } from './resize.ts';
 
@@ -224,6 +226,10 @@ export class Uninstall {
   /** What is not ours to change. */
   async #note(signal: AbortSignal): Promise<void> {
     const { cluster } = this.#deps;
+    const { namespace } = this.#options;
+    const isThere = (await cluster.get(NAMESPACES, { name: namespace }, signal)) !== undefined;
+    if (isThere && (await cluster.get(STATEFUL_SETS, { name: 'rekindle-redis', namespace }, signal)) === undefined)
+      this.#tell(`your own Redis keeps a few keys, which begin with ${KEYS.prefix}: delete them there if nothing else of rekindle uses it`);
     for (const pod of await this.#pods(signal))
       if (pod.metadata?.labels?.[STATE_LABEL] === 'parked' && slotContainerOf(pod) !== undefined && !isGoing(pod))
         this.#tell(`pod ${nameOf(pod)} may still be parked: delete it, its owner makes another`);

@@ -130,7 +130,7 @@ describe.concurrent('a Deployment', () => {
     const copy = {
       apiVersion: 'apps/v1',
       kind: 'Deployment',
-      metadata: { name: 'copy' },
+      metadata: { name: 'same' },
       spec: { selector: { matchLabels: { app: 'same' } }, template },
     };
     await other.apply(copy);

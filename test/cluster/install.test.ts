@@ -23,7 +23,7 @@ const signal = () => AbortSignal.timeout(10_000);
 // Sizes are as they are and a fifth more: what makes an image larger is to be noticed.
 test.skipIf(foreign).each([
   ['rekindle', 'gateway', 335],
-  ['rekindle-agent', 'agent', 400],
+  ['rekindle-agent', 'checkpoints', 400],
   ['rekindle-slot', 'first process', 0.15],
   ['rekindle-redis', 'Redis', 110],
 ])('the image %s is small, and its labels say what it is', async (name, what, megabytes) => {

@@ -12,6 +12,7 @@ import {
   NODES,
   PODS,
   SERVICES,
+  STATEFUL_SETS,
 } from '../../../src/cluster/kinds.ts';
 import { OUTSIDE, Uninstall, type UninstallOptions } from '../../../src/cluster/uninstall.ts';
 import { monotonicClock as clock } from '../../../src/lib/clock.ts';
@@ -38,6 +39,7 @@ async function aCluster({ stuck = [] as string[], away = [] as string[] } = {}) 
   const at = { namespace: 'rekindle' };
   for (const role of ['scaler', 'gateway'])
     await cluster.create(DEPLOYMENTS, { metadata: { name: `rekindle-${role}`, ...at }, spec: { selector: {}, template: {} } }, signal);
+  await cluster.create(STATEFUL_SETS, { metadata: { name: 'rekindle-redis', ...at } }, signal);
   const labels = { 'app.kubernetes.io/name': 'rekindle-agent' };
   const agent = (node: string, args: string[]) => ({
     metadata: { name: `agent-${node}-${args.length}`, ...at, labels },
@@ -169,4 +171,13 @@ test("external metrics of somebody else's stay; a Service that selects live pods
 
   expect(await cluster.get(API_SERVICES, { name }, signal)).toBeDefined();
   expect(notes).toEqual([expect.stringMatching(/Service shop\/web selects rekindle.dev\/state/)]);
+});
+
+test("a Redis of one's own keeps what is in it, and that is told", async () => {
+  const cluster = await aCluster();
+  await cluster.remove(STATEFUL_SETS, { name: 'rekindle-redis', namespace: 'rekindle' }, signal);
+
+  const { notes } = await uninstalled(cluster);
+
+  expect(notes).toEqual([expect.stringContaining('begin with {rekindle}:')]);
 });
