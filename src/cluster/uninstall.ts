@@ -1,6 +1,5 @@
 import type { Clock } from '../lib/clock.ts';
 import { RekindleError } from '../lib/errors.ts';
-import { KEYS } from '../queue/view-wire.ts';
 import { ENABLED_LABEL, REQUESTS_ANNOTATION, STATE_LABEL } from '../workloads/kubernetes.ts';
 import type { Cluster, KubeObject } from './cluster.ts';
 import { gateCondition, isUntold } from './gates.ts';
@@ -37,6 +36,8 @@ export type UninstallOptions = {
   /** Rekindle's own. */
   readonly namespace: string;
   readonly keepSnapshots: boolean;
+  /** What its keys in Redis begin with. */
+  readonly redisPrefix: string;
   /** For all nodes. */
   readonly nodesMs: number;
   /** Not for what runs in the namespace itself, and ends with it. */
@@ -229,7 +230,9 @@ export class Uninstall {
     const { namespace } = this.#options;
     const isThere = (await cluster.get(NAMESPACES, { name: namespace }, signal)) !== undefined;
     if (isThere && (await cluster.get(STATEFUL_SETS, { name: 'rekindle-redis', namespace }, signal)) === undefined)
-      this.#tell(`your own Redis keeps a few keys, which begin with ${KEYS.prefix}: delete them there if nothing else of rekindle uses it`);
+      this.#tell(
+        `your own Redis keeps a few keys, which begin with ${this.#options.redisPrefix}: delete them there if nothing else of rekindle uses it`,
+      );
     for (const pod of await this.#pods(signal))
       if (pod.metadata?.labels?.[STATE_LABEL] === 'parked' && slotContainerOf(pod) !== undefined && !isGoing(pod))
         this.#tell(`pod ${nameOf(pod)} may still be parked: delete it, its owner makes another`);

@@ -2,6 +2,7 @@ import { DAEMON_SETS, NAMESPACES } from '../cluster/kinds.ts';
 import { Uninstall } from '../cluster/uninstall.ts';
 import { systemClock } from '../lib/clock.ts';
 import { RekindleError } from '../lib/errors.ts';
+import { KEYS } from '../queue/view-wire.ts';
 import { type Context, type JsonOption, print, say } from './context.ts';
 import { type ClusterOptions, namespaceOf, openCluster } from './status-cluster.ts';
 
@@ -32,7 +33,13 @@ export async function uninstall(context: Context, options: UninstallCommand): Pr
   }
   const done = await new Uninstall(
     { cluster, clock: systemClock, say },
-    { namespace, keepSnapshots: options.keepSnapshots ?? false, nodesMs: options.timeout * 1000, waitForNamespace: options.wait },
+    {
+      namespace,
+      keepSnapshots: options.keepSnapshots ?? false,
+      redisPrefix: KEYS.prefix,
+      nodesMs: options.timeout * 1000,
+      waitForNamespace: options.wait,
+    },
   ).run(signal);
   if (options.json) return print(JSON.stringify(done));
   for (const note of done.notes) say(`note: ${note}`);

@@ -72,7 +72,14 @@ async function aCluster({ stuck = [] as string[], away = [] as string[] } = {}) 
 
 async function uninstalled(cluster: FakeCluster, options: Partial<UninstallOptions> = {}) {
   const said: string[] = [];
-  const all = { namespace: 'rekindle', keepSnapshots: false, nodesMs: 5_000, waitForNamespace: true, ...options };
+  const all = {
+    namespace: 'rekindle',
+    keepSnapshots: false,
+    redisPrefix: '{rekindle}:',
+    nodesMs: 5_000,
+    waitForNamespace: true,
+    ...options,
+  };
   const result = await new Uninstall({ cluster, clock, say: (line) => said.push(line) }, all).run(signal);
   return { ...result, said };
 }
