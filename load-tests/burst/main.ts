@@ -2,16 +2,15 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { openMachine } from '../../src/commands/engine.ts';
 import { readConfig } from '../../src/config.ts';
 import type { ApiPool, ApiSlot } from '../../src/gateway/schemas.ts';
 import { silentLog } from '../../src/lib/log.ts';
 import { parseRekindleFile } from '../../src/workloads/file.ts';
 import { Up } from '../../test/fixtures/up.ts';
+import { loadTest, withRounds } from '../lib/load-test.ts';
 import { machineFacts } from '../lib/machine.ts';
 import { chargedBytes } from '../lib/memory.ts';
-import { Report } from '../lib/report.ts';
 import { median, summarize } from '../lib/stats.ts';
 
 const REQUESTS = 200;
@@ -44,10 +43,7 @@ const WAYS: readonly Way[] = [
   },
 ];
 
-const { values: options } = parseArgs({
-  options: { json: { type: 'boolean', default: false }, rounds: { type: 'string', default: String(ROUNDS) } },
-});
-const report = new Report({ name: 'burst', json: options.json });
+const { options, report } = loadTest<{ rounds: number }>(import.meta.dirname, withRounds(ROUNDS));
 const samples = parseRekindleFile(await readFile(join(SAMPLES, 'rekindle.yaml'), 'utf8'), join(SAMPLES, 'rekindle.yaml'), SAMPLES);
 const python = samples.find(({ name }) => name === 'python');
 if (python === undefined) throw new Error('there is no sample python');
@@ -67,7 +63,7 @@ for (const way of WAYS) {
   const seconds: number[] = [];
   const times: number[] = [];
   let [resting, busy] = [0, 0];
-  for (let round = 0; round < Number(options.rounds); round++) {
+  for (let round = 0; round < options.rounds; round++) {
     await rest();
     await delay(SETTLE_MS);
     resting = await memoryOf(up);

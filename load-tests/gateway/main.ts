@@ -6,10 +6,9 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { parseArgs } from 'node:util';
 import { exec, mustExec } from '../../src/lib/exec.ts';
+import { loadTest, withRounds } from '../lib/load-test.ts';
 import { machineFacts } from '../lib/machine.ts';
-import { Report } from '../lib/report.ts';
 import { median, summarize } from '../lib/stats.ts';
 
 const ROUNDS = 7;
@@ -18,10 +17,7 @@ const ONE_BY_ONE_MS = 700;
 const TOGETHER_MS = 1_500;
 const WARM_UP_MS = 3_000;
 
-const { values: options } = parseArgs({
-  options: { json: { type: 'boolean', default: false }, rounds: { type: 'string', default: String(ROUNDS) } },
-});
-const report = new Report({ name: 'gateway', json: options.json });
+const { options, report } = loadTest<{ rounds: number }>(import.meta.dirname, withRounds(ROUNDS));
 const dir = await mkdtemp(join(tmpdir(), 'rekindle-load-'));
 const started: ChildProcess[] = [];
 try {
@@ -35,7 +31,7 @@ try {
   for (const one of contenders) await ask(one, CONNECTIONS, WARM_UP_MS);
   const alone = contenders.map((): number[][] => []);
   const together = contenders.map((): number[][] => []);
-  for (let round = 0; round < Number(options.rounds); round++) {
+  for (let round = 0; round < options.rounds; round++) {
     // In turn, so that what else the machine does meets all alike.
     for (const [i, one] of contenders.entries()) {
       alone[i]?.push(await ask(one, 1, ONE_BY_ONE_MS));

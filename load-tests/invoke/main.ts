@@ -1,6 +1,5 @@
 // A request to a workload of which nothing runs: what queue, scaler and gateway add to the engine's restore, in one run.
 import { setTimeout as delay } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { monotonicClock } from '../../src/lib/clock.ts';
 import { silentLog } from '../../src/lib/log.ts';
 import { JobQueues } from '../../src/queue/job-queue.ts';
@@ -9,8 +8,8 @@ import { TestEngine } from '../../test/fixtures/engine.ts';
 import { aService, ask, TestNode } from '../../test/fixtures/node.ts';
 import { startRedis } from '../../test/fixtures/redis.ts';
 import { nodeService, Up } from '../../test/fixtures/up.ts';
+import { loadTest, withRounds } from '../lib/load-test.ts';
 import { machineFacts } from '../lib/machine.ts';
-import { Report } from '../lib/report.ts';
 import { summarize } from '../lib/stats.ts';
 
 const ROUNDS = 30;
@@ -18,10 +17,7 @@ const ROUNDS = 30;
 const SETTLE_MS = 300;
 const JOBS = 300;
 
-const { values: options } = parseArgs({
-  options: { json: { type: 'boolean', default: false }, rounds: { type: 'string', default: String(ROUNDS) } },
-});
-const report = new Report({ name: 'invoke', json: options.json });
+const { options, report } = loadTest<{ rounds: number }>(import.meta.dirname, withRounds(ROUNDS));
 
 const yaml = (name: string): string =>
   `workloads:${nodeService(name, 'response.end(String(state.count++));', { policy: 'pool: { idleSeconds: 0.3, max: 2, parked: 2, stableWindowSeconds: 1, burstWindowSeconds: 1 }' })}`;
@@ -48,7 +44,7 @@ const yaml = (name: string): string =>
   const invoked: number[] = [];
   const started: number[] = [];
   let cold = 0;
-  for (let round = 0; round < Number(options.rounds); round++) {
+  for (let round = 0; round < options.rounds; round++) {
     await delay(SETTLE_MS);
     const parked = await node.untilSlot(uid, 'is parked', ({ state }) => state === 'parked');
     const asked = performance.now();

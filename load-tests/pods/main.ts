@@ -1,8 +1,7 @@
 // How soon pods of a real Kubernetes are Ready and answer: restored, beside empty pods and cold starts; autoscaling, waking from zero, and what parked pods cost.
-import { parseArgs } from 'node:util';
 import { bringUp, foreign, installed, isUp, stateOf, takeDown } from '../../test/cluster/fixture/cluster.ts';
+import { loadTest, someOf, withRounds } from '../lib/load-test.ts';
 import { machineFacts, tidyMemory } from '../lib/machine.ts';
-import { Report } from '../lib/report.ts';
 import { firstAnswers, prepareAnswers, tightAnswers } from './answers.ts';
 import { APPLICATIONS, policyOf } from './applications.ts';
 import { autoscaling, prepareAutoscaling } from './autoscaling.ts';
@@ -15,25 +14,19 @@ import { prepareWaking, waking } from './waking.ts';
 const ROUNDS = 12;
 const PARTS = ['ready', 'burst', 'answers', 'tight', 'autoscaling', 'waking', 'parked'] as const;
 
-const { values: options } = parseArgs({
-  options: {
-    json: { type: 'boolean', default: false },
-    rounds: { type: 'string', default: String(ROUNDS) },
-    parts: { type: 'string', default: PARTS.join(',') },
-    // What runs in the cluster already is measured, whatever the work tree has.
-    'as-is': { type: 'boolean', default: false },
-  },
-});
-const rounds = Number(options.rounds);
-const chosen = options.parts.split(',');
-const unknown = chosen.filter((part) => !PARTS.some((known) => known === part));
-if (unknown.length > 0) throw new Error(`there is no part ${unknown.join(', ')}: choose of ${PARTS.join(', ')}`);
-const has = (...parts: (typeof PARTS)[number][]) => parts.some((part) => chosen.includes(part));
+type Part = (typeof PARTS)[number];
+
+const { options, report } = loadTest<{ rounds: number; parts?: readonly Part[]; asIs?: boolean }>(import.meta.dirname, (command) =>
+  withRounds(ROUNDS)(command)
+    .option('--parts <names>', `some of ${PARTS.join(',')} (default: all)`, someOf(PARTS))
+    .option('--as-is', 'measure what runs in the cluster already, whatever the work tree has'),
+);
+const { rounds, parts: chosen = PARTS } = options;
+const has = (...parts: readonly Part[]) => parts.some((part) => chosen.includes(part));
 
 let versions = {};
-const report = new Report({ name: 'pods', json: options.json });
 const ranBefore = foreign || (await isUp());
-if (!options['as-is']) await bringUp((line) => report.say(line));
+if (!options.asIs) await bringUp((line) => report.say(line));
 try {
   await installed();
   await tidyMemory();

@@ -3,15 +3,14 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { checkpointTools } from '../../src/checkpoint/tools.ts';
 import { exec } from '../../src/lib/exec.ts';
 import { TestEngine } from '../../test/fixtures/engine.ts';
 import { floorMs } from '../lib/floor.ts';
 import { largePages } from '../lib/large-pages.ts';
+import { loadTest, someOf, withRounds } from '../lib/load-test.ts';
 import { machineFacts, tidyMemory } from '../lib/machine.ts';
 import { barPlot, type Panel } from '../lib/plot.ts';
-import { Report } from '../lib/report.ts';
 import { median, summarize } from '../lib/stats.ts';
 import { BareCriu } from './bare-criu.ts';
 import { burst } from './burst.ts';
@@ -32,10 +31,11 @@ const MIB = 2 ** 20;
 const AGAINST_COLD: Readonly<Record<string, readonly [number, number]>> = { python: [25, 35], node: [2.2, 3], java: [15, 20] };
 const COLOUR = { rekindle: '#0a7f5a', runc: '#7a8aa0', podman: '#a3afc0', cold: '#d9a066' };
 
-const { values: options } = parseArgs({
-  options: { json: { type: 'boolean', default: false }, rounds: { type: 'string', default: String(ROUNDS) }, samples: { type: 'string' } },
-});
-const report = new Report({ name: 'restore', json: options.json });
+const SAMPLE_NAMES = Object.keys(AGAINST_COLD);
+
+const { options, report } = loadTest<{ rounds: number; samples?: readonly string[] }>(import.meta.dirname, (command) =>
+  withRounds(ROUNDS)(command).option('--samples <names>', `some of ${SAMPLE_NAMES.join(',')} (default: all)`, someOf(SAMPLE_NAMES)),
+);
 const dir = await mkdtemp(join(tmpdir(), 'rekindle-load-'));
 try {
   await using engine = await TestEngine.open();
@@ -43,7 +43,7 @@ try {
   const tools = await checkpointTools(exec, { ...engine.config, criu: '/usr/sbin/criu', hostRoot: '' });
   const panels: Panel[] = [];
   for (const sample of await readSamples()) {
-    if (options.samples !== undefined && !options.samples.split(',').includes(sample.name)) continue;
+    if (options.samples !== undefined && !options.samples.includes(sample.name)) continue;
     panels.push(await compare(engine, sample));
   }
   if (options.samples === undefined) await writeFile(join(import.meta.dirname, 'result.svg'), plot(panels));
@@ -66,7 +66,7 @@ try {
     const contenders: Contender[] = [rekindle, bare, runc, podman, cold];
     for (const contender of contenders) await contender.prepare();
     const rounds = new Map<Contender, Round[]>(contenders.map((contender) => [contender, []]));
-    for (let i = 0; i < Number(options.rounds); i++) {
+    for (let i = 0; i < options.rounds; i++) {
       // In turn, so that what else the machine does meets all alike; each once the one before has been cleared away, and not always after the
       // same one: what that leaves of memory, in which pieces, or taken back by the machine's host, makes a difference.
       for (const contender of shuffled(contenders)) {

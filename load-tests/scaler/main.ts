@@ -1,8 +1,7 @@
 // How long the scaler thinks: one pass over 1,000 workloads and 20,000 slots on 100 nodes, quiet and in a burst.
-import { parseArgs } from 'node:util';
 import { plan } from '../../src/pool/plan.ts';
+import { loadTest } from '../lib/load-test.ts';
 import { machineFacts } from '../lib/machine.ts';
-import { Report } from '../lib/report.ts';
 import { summarize } from '../lib/stats.ts';
 import { aFleet, type Fleet } from './fleet.ts';
 
@@ -11,8 +10,7 @@ const WARM_UPS = 10;
 const LIMIT_MS = 50;
 const NOW_MS = 10_000_000;
 
-const { values: options } = parseArgs({ options: { json: { type: 'boolean', default: false } } });
-const report = new Report({ name: 'scaler', json: options.json });
+const { report } = loadTest(import.meta.dirname);
 
 const size = { workloads: 1_000, slots: 20_000, nodes: 100 };
 const fleets: Readonly<Record<string, Fleet>> = {

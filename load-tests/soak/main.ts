@@ -1,8 +1,7 @@
 // A thousand restores in a row leave no process, mount, namespace, cgroup, veth, file or descriptor behind.
-import { parseArgs } from 'node:util';
 import { TestEngine } from '../../test/fixtures/engine.ts';
+import { loadTest, wholeNumber } from '../lib/load-test.ts';
 import { machineFacts } from '../lib/machine.ts';
-import { Report } from '../lib/report.ts';
 import { summarize } from '../lib/stats.ts';
 import { keysOf, soak } from './rounds.ts';
 import { soakWorkload } from './workload.ts';
@@ -12,20 +11,14 @@ const RSS_GROWTH_MIB = 50;
 /** Timers of ten seconds that run at one look and not at the other are as much. */
 const KEPT_BYTES = 2048;
 
-const { values: options } = parseArgs({
-  options: { json: { type: 'boolean', default: false }, count: { type: 'string', default: '1000' } },
-});
-const report = new Report({ name: 'soak', json: options.json });
+const { options, report } = loadTest<{ count: number }>(import.meta.dirname, (command) =>
+  command.option('--count <n>', 'restores', wholeNumber, 1_000),
+);
 {
   await using engine = await TestEngine.open();
-  const { before, after, rssGrowthBytes, keptBytesPerRound, readyMs } = await soak(
-    engine,
-    soakWorkload(),
-    Number(options.count),
-    (round) => {
-      if ((round + 1) % 100 === 0) report.say(`  ${round + 1} restores`);
-    },
-  );
+  const { before, after, rssGrowthBytes, keptBytesPerRound, readyMs } = await soak(engine, soakWorkload(), options.count, (round) => {
+    if ((round + 1) % 100 === 0) report.say(`  ${round + 1} restores`);
+  });
   report.header(`${readyMs.length} restores, one after the other`);
   const part = Math.ceil(readyMs.length / 10);
   report.times("first answer, from the slot's hello", summarize(readyMs));
