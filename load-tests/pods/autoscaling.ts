@@ -1,4 +1,5 @@
 import { AUTOSCALERS } from '../../src/cluster/kinds.ts';
+import { get } from '../../test/cluster/fixture/snapshots.ts';
 import { PORT } from '../../test/cluster/fixture/workloads.ts';
 import type { Report } from '../lib/report.ts';
 import { type Summary, summarize } from '../lib/stats.ts';
@@ -54,7 +55,8 @@ async function scaleByLoad(stage: Stage, caller: Caller, name: string): Promise<
   );
   const began = performance.now();
   await caller.hold(name, CONNECTIONS);
-  await stage.untilAll(name, PODS, 'ready');
+  const pods = await stage.untilAll(name, PODS, 'ready');
+  await Promise.all(pods.map(({ pod }) => get(space, pod, '/healthz')));
   const took = performance.now() - began;
   await caller.hold(name, 0);
   await space.kube.remove(AUTOSCALERS, { name, namespace: space.name }, AbortSignal.timeout(10_000));
