@@ -1,6 +1,6 @@
 import { AUTOSCALERS } from '../../src/cluster/kinds.ts';
 import { get } from '../../test/cluster/fixture/snapshots.ts';
-import { PORT } from '../../test/cluster/fixture/workloads.ts';
+import { anAutoscaler, PORT } from '../../test/cluster/fixture/workloads.ts';
 import type { Report } from '../lib/report.ts';
 import { type Summary, summarize } from '../lib/stats.ts';
 import { deploymentOf, NODE, policyOf } from './applications.ts';
@@ -11,7 +11,7 @@ const ROUNDS = 3;
 const CONNECTIONS = 20;
 /** Connections that one pod is to have, so that the step asks for all that there may be. */
 const TARGET = 5;
-const PODS = CONNECTIONS / TARGET;
+const PODS = CONNECTIONS / TARGET; // as many as the autoscaler may make
 const WAYS = ['scaled-restored', 'scaled-cold'] as const;
 
 export async function prepareAutoscaling(stage: Stage): Promise<void> {
@@ -47,7 +47,7 @@ export async function autoscaling(stage: Stage, caller: Caller, report: Report):
 async function scaleByLoad(stage: Stage, caller: Caller, name: string): Promise<number> {
   const { space } = stage;
   await stage.scaleOut(name, 1);
-  await space.apply(autoscaler(name));
+  await space.apply(anAutoscaler(name, 'rekindle_connections', String(TARGET)));
   await space.until(
     'the autoscaler to have its metric',
     async () =>
@@ -62,22 +62,4 @@ async function scaleByLoad(stage: Stage, caller: Caller, name: string): Promise<
   await space.kube.remove(AUTOSCALERS, { name, namespace: space.name }, AbortSignal.timeout(10_000));
   await stage.clear(name);
   return took;
-}
-
-function autoscaler(name: string): object {
-  const external = {
-    metric: { name: 'rekindle_connections', selector: { matchLabels: { workload: name } } },
-    target: { type: 'AverageValue', averageValue: String(TARGET) },
-  };
-  return {
-    apiVersion: 'autoscaling/v2',
-    kind: 'HorizontalPodAutoscaler',
-    metadata: { name },
-    spec: {
-      scaleTargetRef: { apiVersion: 'apps/v1', kind: 'Deployment', name },
-      minReplicas: 1,
-      maxReplicas: PODS,
-      metrics: [{ type: 'External', external }],
-    },
-  };
 }

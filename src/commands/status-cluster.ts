@@ -6,7 +6,7 @@ import { systemClock } from '../lib/clock.ts';
 import { RekindleError } from '../lib/errors.ts';
 import { parseWorkloadName } from '../workloads/kubernetes.ts';
 import { age, type Context, type JsonOption, megabytes, table } from './context.ts';
-import { oneLine } from './status-service.ts';
+import { oneLine, phaseOf } from './status-service.ts';
 
 /** Which cluster: as kubectl, which gives no plugin its own flags. */
 export type ClusterOptions = { readonly kubeconfig?: string; readonly context?: string };
@@ -165,19 +165,6 @@ function poolRow(pool: ApiPool): string[] {
     `${inFlight + connections}${waiting > 0 ? ` (${waiting} wait)` : ''}`,
     phaseOf(pool),
   ];
-}
-
-function phaseOf({ phase, digest, reason }: ApiPool): string {
-  switch (phase) {
-    case 'ready':
-      return `ready ${digest?.slice(0, 12) ?? ''}`.trimEnd();
-    case 'warming':
-      return 'being made';
-    case 'refused':
-      return `refused: ${oneLine(reason ?? 'no reason was told')}`;
-    case 'none':
-      return 'none yet';
-  }
 }
 
 function podRow({ workload, name, node, ageMs, state, why }: Instance): string[] {

@@ -133,7 +133,8 @@ function tables({ pools, nodes }: ServiceStatus): string[] {
   ];
 }
 
-function phaseOf({ phase, digest, reason }: ApiPool): string {
+/** What there is of a pool's snapshot, in words. */
+export function phaseOf({ phase, digest, reason }: ApiPool): string {
   switch (phase) {
     case 'ready':
       return `ready ${digest?.slice(0, 12) ?? ''}`.trimEnd();

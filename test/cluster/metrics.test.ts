@@ -3,11 +3,12 @@ import { kedaClient } from '../fixtures/keda-client.ts';
 import { APPS, foreign, installed, kubectl } from './fixture/cluster.ts';
 import { aNamespace, Namespace } from './fixture/namespace.ts';
 import { RESTORED, startOf, untilEverywhere } from './fixture/snapshots.ts';
-import { aDeployment, PORT, WHO_COMMAND } from './fixture/workloads.ts';
+import { aDeployment, anAutoscaler, PORT, WHO_COMMAND } from './fixture/workloads.ts';
 
 const space = aNamespace();
 const rekindle = new Namespace('rekindle', {});
 const API = '/apis/external.metrics.k8s.io/v1beta1';
+const AND_BACK_AT_ONCE = { behavior: { scaleDown: { stabilizationWindowSeconds: 0 } } };
 
 beforeAll(() => installed());
 
@@ -15,26 +16,6 @@ async function values(metric: string, selector = 'workload%3Dwho'): Promise<read
   const text = await kubectl(['get', '--raw', `${API}/namespaces/${space.name}/${metric}?labelSelector=${selector}`]);
   const { items } = JSON.parse(text) as { items: readonly { value: string }[] };
   return items.map(({ value }) => value);
-}
-
-/** Of one to four replicas, and back at once, for so much per replica. */
-function anAutoscaler(name: string, metric: string, averageValue: string): object {
-  const external = {
-    metric: { name: metric, selector: { matchLabels: { workload: name } } },
-    target: { type: 'AverageValue', averageValue },
-  };
-  return {
-    apiVersion: 'autoscaling/v2',
-    kind: 'HorizontalPodAutoscaler',
-    metadata: { name },
-    spec: {
-      scaleTargetRef: { apiVersion: 'apps/v1', kind: 'Deployment', name },
-      minReplicas: 1,
-      maxReplicas: 4,
-      metrics: [{ type: 'External', external }],
-      behavior: { scaleDown: { stabilizationWindowSeconds: 0 } },
-    },
-  };
 }
 
 /** A pod that holds connections to a Service. */
@@ -82,7 +63,7 @@ test('an autoscaler on connections scales out by restore under plain Service loa
       metadata: { name: 'who' },
       spec: { selector: { app: 'who' }, ports: [{ port: 80, targetPort: PORT }] },
     },
-    anAutoscaler('who', 'rekindle_load', '5'),
+    anAutoscaler('who', 'rekindle_load', '5', AND_BACK_AT_ONCE),
   );
   await space.untilReady('app=who', 1, 90_000);
   await space.until('nobody to be connected', async () => (await values('rekindle_connections'))[0] === '0');
@@ -107,7 +88,7 @@ test('an autoscaler on invocations scales out by restore for those that wait and
   await space.apply(aDeployment({ name: 'asked', command: ['node', '-e', script], container: probe }));
   await space.untilReady('app=asked', 1, 90_000);
   await untilEverywhere(space, 'asked');
-  await space.apply(anAutoscaler('asked', 'rekindle_invocations', '3'));
+  await space.apply(anAutoscaler('asked', 'rekindle_invocations', '3', AND_BACK_AT_ONCE));
 
   await space.apply(aPod('callers', callers));
   const pods = await space.untilReady('app=asked', 3, 90_000);
