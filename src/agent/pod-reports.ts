@@ -33,7 +33,12 @@ type Report = {
   refusals: number;
 };
 
+/** What is to be told of one pod, oldest first; not before a time after it could not be told. */
+type Waiting = { readonly reports: Report[]; notBeforeMs: number };
+
 const RETRY_MS = 1_000;
+/** What takes longer is not waited for by what is told of other pods. */
+const SLOW_MS = 500;
 const SENDING_MS = 5;
 /** What is refused so often is not told: its namespace goes, or somebody's policy forbids it. A right may come a moment later. */
 const MOST_REFUSALS = 5;
@@ -49,7 +54,7 @@ const MAX_MESSAGE_CHARS = 1024;
 export class PodReports implements Controller {
   readonly name = 'pod-reports';
   readonly #deps: PodReportsDeps;
-  readonly #pending = new Map<string, Report[]>();
+  readonly #pending = new Map<string, Waiting>();
   readonly #sending = new Set<string>();
 
   constructor(deps: PodReportsDeps) {
@@ -62,8 +67,8 @@ export class PodReports implements Controller {
     const workload = parseWorkloadName(event.workload);
     const said = workload === undefined ? undefined : reportOf(event.state);
     if (workload === undefined || said === undefined) return;
-    const waiting = this.#pending.get(event.uid) ?? [];
-    waiting.push({ ...said, namespace: workload.namespace, name: event.name, patched: false, refusals: 0 });
+    const waiting = this.#pending.get(event.uid) ?? { reports: [], notBeforeMs: 0 };
+    waiting.reports.push({ ...said, namespace: workload.namespace, name: event.name, patched: false, refusals: 0 });
     this.#pending.set(event.uid, waiting);
     this.#deps.wake();
   };
@@ -83,16 +88,27 @@ export class PodReports implements Controller {
   }
 
   async reconcile(signal: AbortSignal): Promise<{ readonly requeueAfterMs: number }> {
-    const due = [...this.#pending.keys()].filter((uid) => !this.#sending.has(uid)).slice(0, AT_ONCE);
-    // What is told of one pod does not wait for what cannot be told of another.
-    const told = await Promise.all(due.map((uid) => this.#send(uid, signal)));
-    if (told.includes(false)) return { requeueAfterMs: RETRY_MS };
-    return { requeueAfterMs: this.#pending.size > 0 ? 0 : Number.POSITIVE_INFINITY };
+    const { clock } = this.#deps;
+    const now = clock.now();
+    const due = this.#unsent().flatMap(([uid, waiting]) => (waiting.notBeforeMs <= now ? [{ uid, waiting }] : []));
+    // What is told of one pod does not wait for what cannot be told of another, or takes long.
+    const sent = Promise.all(due.slice(0, AT_ONCE - this.#sending.size).map(({ uid, waiting }) => this.#send(uid, waiting, signal)));
+    const over = new AbortController();
+    const slow = clock.sleep(SLOW_MS, AbortSignal.any([signal, over.signal])).catch(() => undefined);
+    await Promise.race([sent, slow]).finally(() => over.abort());
+    const next = Math.min(...this.#unsent().map(([, { notBeforeMs }]) => notBeforeMs));
+    const isFull = this.#sending.size >= AT_ONCE;
+    if (this.#sending.size > 0 && (isFull || next === Number.POSITIVE_INFINITY)) return { requeueAfterMs: RETRY_MS };
+    return { requeueAfterMs: Math.max(0, next - clock.now()) };
   }
 
-  /** False when it is to be tried again. */
-  async #send(uid: string, signal: AbortSignal): Promise<boolean> {
-    const waiting = this.#pending.get(uid) ?? [];
+  #unsent(): [string, Waiting][] {
+    return [...this.#pending].filter(([uid]) => !this.#sending.has(uid));
+  }
+
+  /** What cannot be told is to be tried again. */
+  async #send(uid: string, pending: Waiting, signal: AbortSignal): Promise<void> {
+    const { reports: waiting } = pending;
     // What is said from now on is for the next pass: its state is not in this patch.
     const told = [...waiting];
     this.#sending.add(uid);
@@ -108,22 +124,26 @@ export class PodReports implements Controller {
         if (report.event !== undefined) await this.#create(uid, report, report.event, signal);
         waiting.splice(waiting.indexOf(report), 1);
       }
-      if (waiting.length === 0) this.#pending.delete(uid);
-      return true;
+      if (waiting.length === 0) this.#forget(uid, pending);
     } catch (err) {
       signal.throwIfAborted();
       const [oldest] = waiting;
       if (oldest !== undefined && !(err instanceof RekindleError && err.retryable)) oldest.refusals += 1;
       if (oldest === undefined || oldest.refusals < MOST_REFUSALS) {
         this.#deps.log.debug({ err, slot: uid }, 'pod could not be told about');
-        return false;
+        pending.notBeforeMs = this.#deps.clock.now() + RETRY_MS;
+        return;
       }
       this.#deps.log.warn({ err, slot: uid }, 'what became of a pod is not told');
-      this.#pending.delete(uid);
-      return true;
+      this.#forget(uid, pending);
     } finally {
       this.#sending.delete(uid);
     }
+  }
+
+  /** Of a pod that is held back other things may have been said since. */
+  #forget(uid: string, told: Waiting): void {
+    if (this.#pending.get(uid) === told) this.#pending.delete(uid);
   }
 
   async #patch(uid: string, { namespace, name, state, start, gate }: Report, signal: AbortSignal): Promise<void> {

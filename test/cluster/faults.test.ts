@@ -239,7 +239,7 @@ test.skipIf(foreign)(
       expect(isReady(held as V1Pod)).toBe(false);
       expect(nameOf(opened ?? {})).toBe(nameOf(held ?? {}));
       // By a gateway, or as the last that its agent did.
-    expect(['AgentAway', 'ColdStarted']).toContain(gateOf(opened as V1Pod)?.reason);
+      expect(['AgentAway', 'ColdStarted']).toContain(gateOf(opened as V1Pod)?.reason);
       expect((await ask(opened as V1Pod)).host).toBe(nameOf(held ?? {}));
     } finally {
       await space.until('the API server', async () => {

@@ -6,7 +6,7 @@ import { parsePolicyProperties } from '../../workloads/configmap.ts';
 import { ENABLED_LABEL, ownerOf, PROPERTIES_ANNOTATION, PROPERTIES_KEY } from '../../workloads/kubernetes.ts';
 import type { PolicySpec } from '../../workloads/workload.ts';
 import type { Cluster } from '../cluster.ts';
-import { AUTOSCALERS, CONFIG_MAPS, LIMIT_RANGES, type Pod, RESOURCE_QUOTAS } from '../kinds.ts';
+import { AUTOSCALERS, CONFIG_MAPS, LIMIT_RANGES, type Pod, RESOURCE_QUOTAS, SERVICES } from '../kinds.ts';
 import { type AskedImage, type ImageConfig, type Injected, imageOfInterest, inject, modeOf } from './inject.ts';
 import { NO_SURROUNDINGS, type Surroundings } from './on-demand.ts';
 import type { AdmissionRequest, Verdict } from './review.ts';
@@ -130,12 +130,13 @@ export class Admission {
   async #surroundings(pod: Pod, namespace: string, signal: AbortSignal): Promise<Surroundings> {
     if (modeOf(pod) === 'restore') return NO_SURROUNDINGS;
     const { cluster } = this.#deps;
-    const [autoscalers, limitRanges, quotas] = await Promise.all([
+    const [autoscalers, limitRanges, quotas, services] = await Promise.all([
       cluster.list(AUTOSCALERS, { namespace }, signal),
       cluster.list(LIMIT_RANGES, { namespace }, signal),
       cluster.list(RESOURCE_QUOTAS, { namespace }, signal),
+      cluster.list(SERVICES, { namespace }, signal),
     ]);
-    return { autoscalers, limitRanges, quotas };
+    return { autoscalers, limitRanges, quotas, services };
   }
 }
 

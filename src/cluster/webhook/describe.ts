@@ -16,6 +16,9 @@ const MIB = 2 ** 20;
 /** What the schema takes as a limit. */
 const LEAST_MIB = 8;
 
+/** A suspended pod would lose its container, and with that what it was suspended with. */
+const STATEFUL = 'cr.pool.stateful does nothing here: a pod that parks forgets, and the next request finds the snapshot as it was made';
+
 /** All that agents and the scaler have to know of a pod's container: policy, checks, limits. Neither environment nor image, which the agent sees for itself. */
 export function describeContainer(pod: Pod, container: PodContainer, policy: PolicySpec): Described {
   const { jobs, persistentVolumes, ...restore } = policy.restore;
@@ -34,7 +37,7 @@ export function describeContainer(pod: Pod, container: PodContainer, policy: Pol
     },
     checkpoint: policy.checkpoint,
     restore: { ...restore, ...(cold === undefined ? {} : { cold }) },
-    pool: policy.pool,
+    pool: { ...policy.pool, stateful: false },
   };
   const full = Value.Default(Workload, given);
   if (!Value.Check(Workload, full)) {
@@ -44,7 +47,8 @@ export function describeContainer(pod: Pod, container: PodContainer, policy: Pol
   const description = withPorts(full);
   const [problem] = brokenAnywhere({ ...description, container: { ...description.container, instanceEnv: {} } });
   if (problem !== undefined) return { reason: `its policy does not fit it: ${problem.path.join('.')} ${problem.says}` };
-  return { description, warnings: own.warnings };
+  const stateless = policy.pool.stateful ? [STATEFUL] : [];
+  return { description, warnings: [...own.warnings, ...stateless] };
 }
 
 /** Probes may ask ports that the container does not list, which says nothing in Kubernetes. */
@@ -74,15 +78,18 @@ function coldReason(
   return differing === undefined ? undefined : `its arguments hold $(${differing}), which differs per pod`;
 }
 
+/** Volumes that begin and end with their pod, or cannot be written. */
+const OF_THE_POD = ['emptyDir', 'configMap', 'secret', 'downwardAPI', 'projected', 'image', 'gitRepo'];
+
 /** Where a volume that outlives the pod is mounted for writing. */
 function writablePersistent({ spec }: Pod, { volumeMounts = [] }: PodContainer): string | undefined {
   const volumes = new Map(spec?.volumes?.map((volume) => [volume.name, volume]));
   return volumeMounts.find(({ name, readOnly = false }) => {
-    const volume = volumes.get(name);
-    return (
-      !readOnly &&
-      (volume?.ephemeral !== undefined || (volume?.persistentVolumeClaim !== undefined && !volume.persistentVolumeClaim.readOnly))
-    );
+    const { name: _, ...volume } = volumes.get(name) ?? {};
+    const [found] = Object.entries(volume) as [string, { readonly readOnly?: boolean }][];
+    if (found === undefined || readOnly) return false;
+    const [kind, source] = found;
+    return !OF_THE_POD.includes(kind) && source.readOnly !== true;
   })?.mountPath;
 }
 

@@ -1,5 +1,5 @@
-import { ownerOf } from '../../workloads/kubernetes.ts';
-import type { Autoscaler, LimitRange, Pod, PodContainer, ResourceQuota } from '../kinds.ts';
+import { ownerOf, STATE_LABEL } from '../../workloads/kubernetes.ts';
+import type { Autoscaler, LimitRange, Pod, PodContainer, ResourceQuota, Service } from '../kinds.ts';
 import { parseQuantity } from '../quantity.ts';
 import { cannotPark } from './probes.ts';
 
@@ -8,9 +8,10 @@ export type Surroundings = {
   readonly autoscalers: readonly Autoscaler[];
   readonly limitRanges: readonly LimitRange[];
   readonly quotas: readonly ResourceQuota[];
+  readonly services: readonly Service[];
 };
 
-export const NO_SURROUNDINGS: Surroundings = { autoscalers: [], limitRanges: [], quotas: [] };
+export const NO_SURROUNDINGS: Surroundings = { autoscalers: [], limitRanges: [], quotas: [], services: [] };
 
 /** Requests are changed in place from this minor version on. */
 const OLDEST_MINOR = 33;
@@ -36,33 +37,50 @@ export function onDemandRefusal(
 }
 
 /** What parked pods of this container will not do, in sentences. */
-export function onDemandWarnings({ spec }: Pod, container: PodContainer, { limitRanges, quotas }: Surroundings): string[] {
+export function onDemandWarnings(
+  { metadata, spec }: Pod,
+  container: PodContainer,
+  { limitRanges, quotas, services }: Surroundings,
+): string[] {
   const larger = staysLarge(spec?.containers ?? [], container, limitRanges);
   const quota = quotas.find(({ spec: quotaSpec }) =>
     RESOURCES.some((resource) => [resource, `requests.${resource}`].some((key) => quotaSpec?.hard?.[key] !== undefined)),
   );
+  const blind = services.filter((service) => selectsParked(service, metadata?.labels ?? {})).map((service) => service.metadata?.name);
   return [
-    ...(larger === undefined ? [] : [`parked pods keep their requests: ${larger}`]),
+    ...(larger === undefined ? [] : [`parked pods ${larger}`]),
     ...(quota === undefined ? [] : [`ResourceQuota ${quota.metadata?.name} counts requests: where it is used up a parked pod cannot wake`]),
+    ...(blind.length === 0
+      ? []
+      : [
+          `Service ${blind.join(', ')} selects parked pods too, which answer for an application that does not run: add ${STATE_LABEL}: live to its selector`,
+        ]),
     ...(container.lifecycle?.postStart === undefined ? [] : ['postStart is run when a pod starts, parked or not, and not when it wakes']),
   ];
 }
 
-/** Why in-place resize does not make this container's pods smaller. */
+function selectsParked({ spec }: Service, labels: Readonly<Record<string, string>>): boolean {
+  const { [STATE_LABEL]: state, ...wanted } = spec?.selector ?? {};
+  // The webhook's own label says the rest.
+  return state !== 'live' && Object.keys(wanted).length > 0 && Object.entries(wanted).every(([key, value]) => labels[key] === value);
+}
+
+/** What in-place resize cannot take from this container's pods, and why: what they do, in words. */
 function staysLarge(containers: readonly PodContainer[], container: PodContainer, limitRanges: readonly LimitRange[]): string | undefined {
   const { requests = {}, limits = {} } = container.resources ?? {};
-  if (containers.every(isGuaranteed)) return 'requests are equal to limits (QoS class Guaranteed), and the class of a pod cannot change';
+  if (containers.every(isGuaranteed))
+    return 'keep their requests: these are equal to limits (QoS class Guaranteed), and the class of a pod cannot change';
   // The API server takes limits for requests that are not given.
-  if (RESOURCES.every((resource) => (requests[resource] ?? limits[resource]) === undefined)) return 'there are none';
+  if (RESOURCES.every((resource) => (requests[resource] ?? limits[resource]) === undefined)) return 'keep their requests: there are none';
   const restarting = container.resizePolicy?.find(({ restartPolicy }) => restartPolicy === 'RestartContainer');
-  if (restarting !== undefined) return `its resizePolicy for ${restarting.resourceName} is RestartContainer`;
+  if (restarting !== undefined) return `keep what they request of ${restarting.resourceName}: its resizePolicy is RestartContainer`;
   const items = limitRanges.flatMap((range) => (range.spec?.limits ?? []).map((item) => ({ range, item })));
   const narrow = items.find(({ item }) => item.maxLimitRequestRatio !== undefined);
-  if (narrow !== undefined) return `LimitRange ${narrow.range.metadata?.name} has a maxLimitRequestRatio`;
+  if (narrow !== undefined) return `request as much as the maxLimitRequestRatio of LimitRange ${narrow.range.metadata?.name} demands`;
   const least = items.find(
     ({ item }) => item.type !== 'PersistentVolumeClaim' && RESOURCES.some((resource) => item.min?.[resource] !== undefined),
   );
-  return least === undefined ? undefined : `LimitRange ${least.range.metadata?.name} has a minimum, below which they cannot go`;
+  return least === undefined ? undefined : `request as much as the minimum of LimitRange ${least.range.metadata?.name}`;
 }
 
 function isGuaranteed({ resources }: PodContainer): boolean {

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import type { AgentEvent, InstanceState } from '../../../src/agent/events.ts';
 import { PodReports } from '../../../src/agent/pod-reports.ts';
 import { EVENTS, PODS } from '../../../src/cluster/kinds.ts';
-import { monotonicClock as clock } from '../../../src/lib/clock.ts';
+import { type Clock, monotonicClock as clock } from '../../../src/lib/clock.ts';
 import { RekindleError } from '../../../src/lib/errors.ts';
 import { silentLog } from '../../../src/lib/log.ts';
 import { GATE, START_ANNOTATION, STATE_LABEL } from '../../../src/workloads/kubernetes.ts';
@@ -12,11 +12,15 @@ const signal = new AbortController().signal;
 const timing = { decidedMs: 5, filesMs: 3, criuMs: 30, restoredMs: 50, readyMs: 62.6 };
 const live: InstanceState = { at: 'live', snapshot: 'a'.repeat(64), timing };
 
+/** Seconds pass only when a test says so. */
+let passedMs = 0;
+const setClock: Clock = { ...clock, now: () => passedMs };
+
 async function aPod() {
   const cluster = new FakeCluster();
   const made = await cluster.create(PODS, { metadata: { name: 'web-1', namespace: 'shop' }, spec: { containers: [] } }, signal);
   const uid = made.metadata?.uid ?? '';
-  const reports = new PodReports({ cluster, log: silentLog, clock, node: 'node1', wake: () => undefined });
+  const reports = new PodReports({ cluster, log: silentLog, clock: setClock, node: 'node1', wake: () => undefined });
   const say = (state: InstanceState, of = uid) =>
     reports.onEvent({ type: 'instance', uid: of, name: 'web-1', workload: 'shop.web', state } satisfies AgentEvent);
   const look = async () => {
@@ -125,6 +129,7 @@ test('what cannot be told while the API server is away is told afterwards: the l
   say(live);
   const { requeueAfterMs } = await reports.reconcile(signal);
   cluster.up = true;
+  passedMs += requeueAfterMs;
   await reports.reconcile(signal);
 
   expect(requeueAfterMs).toBeLessThan(10_000);
@@ -154,18 +159,41 @@ test('what the API server will not hear of one pod holds up no other, and is giv
       throw new RekindleError('cluster_unavailable', 'the namespace is being terminated');
     },
   };
-  const reports = new PodReports({ cluster: strict, log: silentLog, clock, node: 'node1', wake: () => undefined });
+  const reports = new PodReports({ cluster: strict, log: silentLog, clock: setClock, node: 'node1', wake: () => undefined });
   const tell = (uid: string, workload: string) => reports.onEvent({ type: 'instance', uid, name: 'web-1', workload, state: live });
   const [pod] = await cluster.list(PODS, {}, signal);
 
   tell('of-gone', 'gone.web');
   tell(pod?.metadata?.uid ?? '', 'shop.web');
   const passes: number[] = [];
-  for (let i = 0; i < 6; i += 1) passes.push((await reports.reconcile(signal)).requeueAfterMs);
+  for (let i = 0; i < 6; i += 1) {
+    passes.push((await reports.reconcile(signal)).requeueAfterMs);
+    passedMs += 1_000;
+  }
 
   expect((await look()).gate).toMatchObject({ reason: 'Restored' });
   expect(refused).toBe(5);
   expect(passes.at(-1)).toBe(Number.POSITIVE_INFINITY);
+});
+
+test.each<[number, string, () => Promise<never>]>([
+  [40, 'cannot be told about', () => Promise.reject(new RekindleError('cluster_unavailable', 'a webhook failed', { retryable: true }))],
+  // As many as are told at the same time, but one.
+  [15, 'the API server never answers about', () => new Promise(() => undefined)],
+])('%i pods that %s hold up no other', async (many, _, answer) => {
+  const { cluster, look, uid } = await aPod();
+  const some: Pick<FakeCluster, 'patch' | 'create'> = {
+    patch: (kind, at, ...rest) => (at.namespace === 'stuck' ? answer() : cluster.patch(kind, at, ...rest)),
+    create: (...args) => cluster.create(...args),
+  };
+  const reports = new PodReports({ cluster: some, log: silentLog, clock: setClock, node: 'node1', wake: () => undefined });
+  const tell = (of: string, workload: string) => reports.onEvent({ type: 'instance', uid: of, name: 'web-1', workload, state: live });
+
+  for (let i = 0; i < many; i += 1) tell(`stuck-${i}`, 'stuck.web');
+  tell(uid, 'shop.web');
+  for (let i = 0; i < 4; i += 1) await reports.reconcile(signal);
+
+  expect((await look()).gate).toMatchObject({ reason: 'Restored' });
 });
 
 test('what is said while the API server hears of something earlier is told next', async () => {
@@ -203,10 +231,11 @@ test('a pod that somebody else writes at the same moment is told about again', a
     },
     create: (...args) => cluster.create(...args),
   };
-  const reports = new PodReports({ cluster: busy, log: silentLog, clock, node: 'node1', wake: () => undefined });
+  const reports = new PodReports({ cluster: busy, log: silentLog, clock: setClock, node: 'node1', wake: () => undefined });
 
   reports.onEvent({ type: 'instance', uid: pod?.metadata?.uid ?? '', name: 'web-1', workload: 'shop.web', state: live });
   await reports.reconcile(signal);
+  passedMs += 1_000;
   await reports.reconcile(signal);
 
   expect((await look()).gate).toMatchObject({ status: 'True', reason: 'Restored' });

@@ -1,3 +1,4 @@
+import type { V1Volume } from '@kubernetes/client-node';
 import { describe, expect, test } from 'vitest';
 import type { Pod, PodContainer, PodSpec } from '../../../../src/cluster/kinds.ts';
 import { imageOfInterest, inject } from '../../../../src/cluster/webhook/inject.ts';
@@ -207,18 +208,35 @@ describe('always cold, with the reason, is', () => {
     ...job,
     metadata: { ...job.metadata, ownerReferences: [{ apiVersion: 'batch/v1', kind: 'Job', name: 'migrate', uid: 'j', controller: true }] },
   };
-  const claim = aPod(
-    { volumeMounts: [{ name: 'd', mountPath: '/data' }] },
-    { volumes: [{ name: 'd', persistentVolumeClaim: { claimName: 'c' } }] },
-  );
+  const mounting = (source: Omit<V1Volume, 'name'>) =>
+    aPod({ volumeMounts: [{ name: 'd', mountPath: '/data' }] }, { volumes: [{ name: 'd', ...source }] });
 
   test.each([
     ['a pod of a Job', ofJob, 'cr.restore.jobs=true'],
-    ['a pod with a writable persistent volume', claim, 'cr.restore.persistentVolumes=true'],
+    [
+      'a pod with a writable persistent volume',
+      mounting({ persistentVolumeClaim: { claimName: 'c' } }),
+      'cr.restore.persistentVolumes=true',
+    ],
+    ['one with a claim of its own', mounting({ ephemeral: {} }), 'cr.restore.persistentVolumes=true'],
+    ['one with an export', mounting({ nfs: { server: 's', path: '/' } }), 'cr.restore.persistentVolumes=true'],
+    ["one with a directory of its node's", mounting({ hostPath: { path: '/srv' } }), 'cr.restore.persistentVolumes=true'],
   ])('%s, unless the policy allows clones', (_, pod, properties) => {
     expect(injected(pod).description.restore.cold).toContain(properties);
     expect(injected(pod).warnings).toEqual([expect.stringContaining('pods start cold: ')]);
     expect(injected(pod, { properties }).description.restore.cold).toBeUndefined();
+  });
+
+  test.each<Omit<V1Volume, 'name'>>([
+    { emptyDir: {} },
+    { configMap: { name: 'c' } },
+    { secret: { secretName: 's' } },
+    { projected: { sources: [] } },
+    { downwardAPI: {} },
+    { image: { reference: 'data:1' } },
+    { nfs: { server: 's', path: '/', readOnly: true } },
+  ])('not one with the volume %j', (source) => {
+    expect(injected(mounting(source)).description.restore.cold).toBeUndefined();
   });
 
   test.each([
@@ -241,6 +259,13 @@ describe('always cold, with the reason, is', () => {
     );
     expect(injected(aPod({ env, args: ['--name=$$(POD)'] })).description.restore.cold).toBeUndefined();
   });
+});
+
+test('state that a pod would lose with its container is not promised, and that is told', () => {
+  const { description, warnings } = injected(aPod(), { properties: 'cr.pool.stateful=true' });
+
+  expect(description.pool.stateful).toBe(false);
+  expect(warnings).toEqual([expect.stringContaining('cr.pool.stateful does nothing here')]);
 });
 
 test('an image has to be known only where the pod does not say what it runs', () => {

@@ -102,14 +102,32 @@ describe('what parks but stays large says why:', () => {
     ['QoS class Guaranteed', { resources: { limits } }, {}],
     ['QoS class Guaranteed', { resources: { limits, requests: { cpu: '0.1', memory: '65536Ki' } } }, {}],
     ['there are none', { resources: {} }, {}],
-    ['resizePolicy for memory', { resizePolicy: [{ resourceName: 'memory', restartPolicy: 'RestartContainer' }] }, {}],
-    ['LimitRange range has a minimum', {}, limitRange({ min: { cpu: '50m' } })],
-    ['LimitRange range has a maxLimitRequestRatio', {}, limitRange({ maxLimitRequestRatio: { cpu: '2' } })],
+    [
+      'keep what they request of memory: its resizePolicy is RestartContainer',
+      { resizePolicy: [{ resourceName: 'memory', restartPolicy: 'RestartContainer' }] },
+      {},
+    ],
+    ['request as much as the minimum of LimitRange range', {}, limitRange({ min: { cpu: '50m' } })],
+    ['request as much as the maxLimitRequestRatio of LimitRange range demands', {}, limitRange({ maxLimitRequestRatio: { cpu: '2' } })],
   ])('%s', (word, container, surroundings) => {
     const { warnings } = onDemand(container, surroundings);
 
-    expect(warnings).toEqual([expect.stringMatching(/^parked pods keep their requests: /)]);
+    expect(warnings).toEqual([expect.stringMatching(/^parked pods (keep|request) /)]);
     expect(warnings[0]).toContain(word);
+  });
+
+  test.each<[string, Record<string, string> | undefined, boolean]>([
+    ['of all its pods', { app: 'web' }, true],
+    ['of its pods in another state', { app: 'web', 'rekindle.dev/state': 'parked' }, true],
+    ['of its live pods', { app: 'web', 'rekindle.dev/state': 'live' }, false],
+    ['of other pods', { app: 'db' }, false],
+    ['without a selector', undefined, false],
+  ])('a Service %s', (_, selector, told) => {
+    const services = [{ metadata: { name: 'front' }, spec: selector === undefined ? {} : { selector } }];
+
+    const { warnings } = onDemand({}, { services });
+
+    expect(warnings).toEqual(told ? [expect.stringMatching(/^Service front selects parked pods too.*rekindle.dev\/state: live/)] : []);
   });
 
   test('a quota that counts requests is told', () => {
