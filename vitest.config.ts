@@ -1,7 +1,7 @@
 import { defineConfig } from 'vitest/config';
 
 /** Files that disturb rekindle itself, or fill the nodes: after the others, one at a time. */
-const ALONE = ['install', 'bursts', 'faults', 'zz-uninstall'].map((name) => `test/cluster/${name}.test.ts`);
+const ALONE = ['install', 'bursts', 'faults', 'certificates', 'zz-uninstall'].map((name) => `test/cluster/${name}.test.ts`);
 
 /** One cluster for all, after everything else: the machine is its. */
 const cluster = {

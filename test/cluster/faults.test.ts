@@ -1,14 +1,9 @@
-import { X509Certificate } from 'node:crypto';
-import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
-import { connect } from 'node:tls';
 import type { V1Pod } from '@kubernetes/client-node';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { factsOf, type KeyPair, makeAuthority, makeServing } from '../../src/cluster/authority.ts';
-import type { Keyring } from '../../src/cluster/certificate-plan.ts';
-import { MUTATING_WEBHOOKS, SECRETS } from '../../src/cluster/kinds.ts';
 import { applyManifests, foreign, installed, kubectl } from './fixture/cluster.ts';
-import { aNamespace, isReady, Namespace } from './fixture/namespace.ts';
+import { amiss, doctor } from './fixture/doctor.ts';
+import { aNamespace, isReady } from './fixture/namespace.ts';
 import {
   CLIENT,
   gateOf,
@@ -21,14 +16,22 @@ import {
   stateLabel,
   untilParked,
 } from './fixture/parking.ts';
-import { agentOn, agents, agentsOnlyOn, crash, gatewayAddress, silentApiServer, untilPodsOfRole, withoutRedis } from './fixture/roles.ts';
-import { get, nameOf, RESTORED, startOf, untilEverywhere } from './fixture/snapshots.ts';
+import {
+  agentOn,
+  agents,
+  agentsOnlyOn,
+  crash,
+  gatewayAddress,
+  signalAgent,
+  silentApiServer,
+  untilPodsOfRole,
+  withoutRedis,
+} from './fixture/roles.ts';
+import { get, nameOf, oneMorePod, RESTORED, startOf, untilEverywhere } from './fixture/snapshots.ts';
 import { aDeployment, asKind, asks, PATIENT, PORT, propertiesOf, WHO_COMMAND, type Who } from './fixture/workloads.ts';
 
 /** Parts of rekindle, or of Kubernetes, are away: nothing else is tested meanwhile. */
 const space = aNamespace();
-const rekindle = new Namespace('rekindle', {});
-const signal = () => AbortSignal.timeout(10_000);
 const TIMEOUT = { timeout: 240_000 };
 const IDLE_SECONDS = 20;
 const who = (name: string) => aDeployment({ name, command: WHO_COMMAND, properties: 'patient', container: asks('/') });
@@ -38,26 +41,7 @@ const ask = async (pod: V1Pod) => JSON.parse(await get(space, pod)) as Who;
 const askDirectly = async (pod: V1Pod) =>
   (await (await fetch(`http://${pod.status?.podIP}:${PORT}/`, { signal: AbortSignal.timeout(5_000) })).json()) as Who;
 
-/** The fingerprint of what a gateway serves its webhook with. */
-async function certificateOf(address: string): Promise<string> {
-  const socket = connect({ host: address, port: 7443, rejectUnauthorized: false });
-  try {
-    await once(socket, 'secureConnect', { signal: signal() });
-    return socket.getPeerCertificate().fingerprint256;
-  } finally {
-    socket.destroy();
-  }
-}
-
-/** Scales `who` to one more pod, and returns that. */
-async function oneMore(name = 'who'): Promise<V1Pod> {
-  const before = await space.podsOf(`app=${name}`);
-  await space.kubectl('scale', `deployment/${name}`, `--replicas=${before.length + 1}`);
-  const after = await space.untilReady(`app=${name}`, before.length + 1);
-  const made = after.find((pod) => !before.some((old) => nameOf(old) === nameOf(pod)));
-  if (made === undefined) throw new Error('no pod was made');
-  return made;
-}
+const oneMore = () => oneMorePod(space, 'who');
 
 beforeAll(async () => {
   await installed();
@@ -124,6 +108,27 @@ describe('an agent', () => {
     await space.untilReady('app=who', 3);
   });
 
+  test('that crashes while it makes a snapshot: the seed becomes Ready and serves, and the next pod is the seed', TIMEOUT, async () => {
+    const slow = ['cr.container.warmup=sleep 600', 'cr.checkpoint.gateDeadlineSeconds=3600'];
+    await space.apply(
+      propertiesOf('slow', slow),
+      aDeployment({ name: 'orphan', command: WHO_COMMAND, properties: 'slow', container: asks('/') }),
+    );
+    const seed = await space.until('the warm-up', async () =>
+      (await space.podsOf('app=orphan')).find((pod) => stateLabel(pod) === 'seed' && pod.status?.containerStatuses?.[0]?.ready),
+    );
+    await crash(await agentOn(seed.spec?.nodeName));
+    const [orphan] = await space.untilReady('app=orphan', 1, 45_000);
+    const answer = await ask(orphan as V1Pod);
+    await installed();
+    await space.kubectl('delete', 'deployment/orphan', '--wait=false');
+
+    expect(nameOf(orphan ?? {})).toBe(nameOf(seed));
+    expect(startOf(orphan ?? {})).toMatch(/^cold: /);
+    expect(orphan?.status?.containerStatuses?.[0]?.restartCount).toBe(0);
+    expect(answer.host).toBe(nameOf(seed));
+  });
+
   test(
     'that is not there: pods of that node start cold and become Ready, those of others are restored; then all are again',
     TIMEOUT,
@@ -135,12 +140,14 @@ describe('an agent', () => {
         await space.kubectl('scale', 'deployment/who', '--replicas=9');
         const pods = await space.untilReady('app=who', 9, 90_000);
         const made = pods.filter((pod) => !before.includes(nameOf(pod)));
+        const found = amiss(await doctor());
         const on = (node: string) => made.filter(({ spec }) => spec?.nodeName === node).map(startOf);
 
         expect(on('node1').length).toBeGreaterThan(0);
         expect(on('node2').length).toBeGreaterThan(0);
         for (const start of on('node1')) expect(start).toMatch(RESTORED);
         for (const start of on('node2')) expect(start).toBe('cold: no agent of rekindle runs on node2');
+        expect(found).toEqual([expect.stringMatching(/agent.*node2/)]);
       }
       await space.kubectl('scale', 'deployment/who', '--replicas=3');
       await space.untilReady('app=who', 3);
@@ -227,6 +234,9 @@ test.skipIf(foreign)(
       const pods = await space.podsOf('app=held');
       return pods.length === 1 && pods.every(({ status }) => status?.containerStatuses?.[0]?.ready) && pods;
     });
+    // They say no last words.
+    const gone = (await agents()).map(nameOf);
+    for (const agent of gone) await signalAgent(agent, 'STOP');
     try {
       await kubectl(['-n', 'rekindle', 'delete', 'daemonset/rekindle-agent', '--wait=false']);
       await kubectl(['-n', 'rekindle', 'scale', 'deployment/rekindle-scaler', '--replicas=0']);
@@ -238,10 +248,10 @@ test.skipIf(foreign)(
 
       expect(isReady(held as V1Pod)).toBe(false);
       expect(nameOf(opened ?? {})).toBe(nameOf(held ?? {}));
-      // By a gateway, or as the last that its agent did.
-      expect(['AgentAway', 'ColdStarted']).toContain(gateOf(opened as V1Pod)?.reason);
+      expect(gateOf(opened as V1Pod)?.reason).toBe('AgentAway');
       expect((await ask(opened as V1Pod)).host).toBe(nameOf(held ?? {}));
     } finally {
+      await Promise.all(gone.map((agent) => signalAgent(agent, 'KILL')));
       await space.until('the API server', async () => {
         await applyManifests();
         return true;
@@ -266,12 +276,14 @@ describe('the gateways', () => {
       await space.apply(who('ordinary'));
       const [ordinary] = await space.untilReady('app=ordinary', 1, 60_000);
       const still = await Promise.all((await space.podsOf('app=who')).map(ask));
+      const found = amiss(await doctor());
       await kubectl(['-n', 'rekindle', 'scale', gateways, '--replicas=2']);
       await installed();
       const made = await space.until('a restored pod', async () => [await oneMore()].find((pod) => RESTORED.test(startOf(pod))), 60_000);
 
       expect(ordinary?.spec?.containers[0]?.command).toEqual(WHO_COMMAND);
       expect(ordinary?.spec?.readinessGates).toBeUndefined();
+      expect(found).toContainEqual(expect.stringContaining('gateway'));
       expect(still.map(({ host, born }) => [host, born])).toEqual(live.map(({ host, born }) => [host, born]));
       expect(isReady(made)).toBe(true);
     },
@@ -356,100 +368,6 @@ describe('a role', () => {
     expect(isReady(made)).toBe(true);
   });
 });
-
-test('certificate and trust of the webhook come back when somebody deletes them, without another authority', TIMEOUT, async () => {
-  const at = { name: 'rekindle-webhook-tls', namespace: rekindle.name };
-  const bundles = async () =>
-    (await rekindle.kube.get(MUTATING_WEBHOOKS, { name: 'rekindle' }, signal()))?.webhooks?.map(
-      ({ clientConfig }) => clientConfig.caBundle,
-    );
-  const before = { secret: await rekindle.kube.get(SECRETS, at, signal()), bundles: await bundles() };
-
-  await rekindle.kube.remove(SECRETS, at, signal());
-  const forgotten = [{ op: 'remove', path: '/webhooks/0/clientConfig/caBundle' }];
-  await rekindle.kube.patch(MUTATING_WEBHOOKS, { name: 'rekindle' }, forgotten, 'json', signal());
-  const after = await rekindle.until('the Secret', () => rekindle.kube.get(SECRETS, at, signal()));
-  await rekindle.until('the trust', async () => JSON.stringify(await bundles()) === JSON.stringify(before.bundles));
-
-  expect(after.data).toEqual(before.secret?.data);
-  expect(startOf(await oneMore())).toMatch(RESTORED);
-});
-
-test.skipIf(foreign)(
-  'authority and certificate of the webhook are renewed in time, and pods are slots all the while',
-  { timeout: 300_000 },
-  async () => {
-    const at = { name: 'rekindle-webhook-tls', namespace: rekindle.name };
-    const read = async () => {
-      const { data = {} } = (await rekindle.kube.get(SECRETS, at, signal())) ?? {};
-      return { authorities: JSON.parse(atob(data['authorities.json'] ?? '')) as Keyring['authorities'], cert: atob(data['tls.crt'] ?? '') };
-    };
-    const write = (authorities: Keyring['authorities'], serving?: KeyPair) =>
-      rekindle.kube.patch(
-        SECRETS,
-        at,
-        {
-          data: {
-            'authorities.json': btoa(JSON.stringify(authorities)),
-            ...(serving === undefined ? {} : { 'tls.crt': btoa(serving.cert), 'tls.key': btoa(serving.key) }),
-          },
-        },
-        'merge',
-        signal(),
-      );
-    const trusted = async () => {
-      const { webhooks = [] } = (await rekindle.kube.get(MUTATING_WEBHOOKS, { name: 'rekindle' }, signal())) ?? {};
-      return webhooks.map(({ clientConfig }) => atob(clientConfig.caBundle ?? '').split('BEGIN CERTIFICATE').length - 1);
-    };
-    const isServed = async (cert: string) => {
-      for (const { status } of await rekindle.podsOf('app.kubernetes.io/name=rekindle-gateway'))
-        if ((await certificateOf(`${status?.podIP}`)) !== new X509Certificate(cert).fingerprint256) return false;
-      return true;
-    };
-    const WITHIN_MS = 90_000;
-    const names = factsOf((await read()).cert)?.names ?? [];
-    const day = 86_400_000;
-
-    // As it is after 80 of the certificate's 90 days: its successor is of the same authority.
-    const { authorities: first } = await read();
-    const [authority] = first;
-    if (authority === undefined) throw new Error('there is no authority');
-    const old = await makeServing(authority, names, Date.now() - 80 * day, 90 * day);
-    await write(first, old);
-    const second = await rekindle.until('another certificate', async () => [await read()].find(({ cert }) => cert !== old.cert), WITHIN_MS);
-    await rekindle.until('every gateway to have it', () => isServed(second.cert), WITHIN_MS);
-    const afterCertificate = { trusted: await trusted(), authorities: second.authorities, start: startOf(await oneMore()) };
-
-    // As it is after 700 of an authority's 730 days: its successor is trusted, and signs nothing yet.
-    const aged = { ...(await makeAuthority('rekindle', Date.now() - 700 * day, 730 * day)), sinceMs: Date.now() - 700 * day };
-    const byAged = await makeServing(aged, names, Date.now(), 20 * day);
-    await write([authority, aged], byAged);
-    const third = await rekindle.until(
-      'another authority',
-      async () => [await read()].find(({ authorities }) => authorities.length === 3),
-      WITHIN_MS,
-    );
-    await rekindle.until('all to be trusted', async () => (await trusted()).every((count) => count === 3), WITHIN_MS);
-    await rekindle.until('every gateway to have its certificate', () => isServed(third.cert), WITHIN_MS);
-    const afterAuthority = startOf(await oneMore());
-
-    // As it is two hours later: the successor has signed.
-    await write(third.authorities.map((one) => ({ ...one, sinceMs: one.sinceMs - 7_200_000 })));
-    const fourth = await rekindle.until(
-      'a certificate by it',
-      async () => [await read()].find(({ cert }) => cert !== third.cert),
-      WITHIN_MS,
-    );
-    await rekindle.until('every gateway to have that', () => isServed(fourth.cert), WITHIN_MS);
-    const afterSigning = startOf(await oneMore());
-
-    expect(afterCertificate).toMatchObject({ trusted: [1, 1], authorities: first, start: expect.stringMatching(RESTORED) });
-    expect(third.cert).toBe(byAged.cert);
-    expect(afterAuthority).toMatch(RESTORED);
-    expect(new X509Certificate(fourth.cert).verify(new X509Certificate(third.authorities[2]?.cert ?? '').publicKey)).toBe(true);
-    expect(afterSigning).toMatch(RESTORED);
-  },
-);
 
 describe('agent and scaler', () => {
   test('are replaced while clients ask a Service and the gateway: no request is lost', TIMEOUT, async () => {

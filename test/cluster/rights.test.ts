@@ -143,6 +143,49 @@ describe('with the token of an agent', () => {
   });
 });
 
+test('no role but the agents needs more than the restricted pod security level', async () => {
+  const label = 'pod-security.kubernetes.io/enforce=restricted';
+  const asked = ['label', '--dry-run=server', '--overwrite', '--warnings-as-errors', 'namespace', 'rekindle', label];
+
+  const said = await kubectl(asked).catch(String);
+
+  expect(said.match(/Warning: rekindle-\w+/g)).toEqual(['Warning: rekindle-agent']);
+});
+
+describe('with the token of the gateways', () => {
+  const namespace = aNamespace();
+  let dir: string;
+  const aPod = (name: string, labels: Record<string, string>) => ({
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: { name, labels: { app: name, ...labels }, annotations: { 'rekindle.dev/workload': '{}' } },
+    spec: { terminationGracePeriodSeconds: 0, containers: [{ name: 'app', image: APPS, command: ['sleep', '3600'] }] },
+  });
+  const patch = (name: string, what: object) =>
+    Kube.open({ clock: systemClock, log: silentLog }, join(dir, 'gateway.conf')).patch(
+      PODS,
+      { name, namespace: namespace.name, subresource: 'status' },
+      what,
+      'strategic',
+      AbortSignal.timeout(10_000),
+    );
+
+  beforeAll(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'rekindle-rights-'));
+    await kubeconfigOf((await rekindle.kubectl('create', 'token', 'rekindle-gateway')).trim(), join(dir, 'gateway.conf'));
+    await namespace.apply(aPod('opted', { 'rekindle.dev/enabled': 'true' }), aPod('strange', {}));
+  });
+  afterAll(() => rm(dir, { recursive: true, force: true }));
+
+  test('gates are opened, of pods that opted in, and nothing else is written', async () => {
+    await patch('opted', GATE);
+
+    await expect(patch('strange', GATE)).rejects.toThrow(/only write about pods that opted in/);
+    await expect(patch('opted', { metadata: { labels: { app: 'stolen' } } })).rejects.toThrow(/no label but/);
+    await expect(patch('opted', { status: { phase: 'Failed' } })).rejects.toThrow(/nothing of a status but/);
+  });
+});
+
 describe('with the token of the scaler', () => {
   const namespace = aNamespace();
   const OWN = { requests: { cpu: '20m', memory: '32Mi' }, limits: { memory: '64Mi' } };

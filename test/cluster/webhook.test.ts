@@ -127,6 +127,17 @@ describe('left as it was, with the reason as an event on its owner, is', () => {
     expect(appOf(await podOf('garbled'))?.command).toEqual(SLEEP);
   });
 
+  test.each(['kube-system', 'rekindle'])('a pod of the namespace %s', async (namespace) => {
+    const { spec } = aDeployment({ name: 'never', command: SLEEP }) as { spec: { template: { metadata: object; spec: object } } };
+    const pod = { apiVersion: 'v1', kind: 'Pod', ...spec.template, metadata: { ...spec.template.metadata, name: 'never' } };
+
+    const dry = ['-n', namespace, 'create', '-f', '-', '--dry-run=server', '-o', 'json'];
+    const made = JSON.parse(await kubectl(dry, { input: JSON.stringify(pod) })) as V1Pod;
+
+    expect(appOf(made)?.command).toEqual(SLEEP);
+    expect(made.spec?.readinessGates).toBeUndefined();
+  });
+
   test('a pod without the label', async () => {
     await space.apply(aDeployment({ name: 'other', command: SLEEP, enabled: false }));
 
@@ -186,6 +197,23 @@ describe('pods that are to park', () => {
     expect(await space.untilEvent('scaled', 'RestoreLimited: ')).toContain('HorizontalPodAutoscaler by-use');
     expect(environmentOf(await podOf('scaled'))).not.toHaveProperty('REKINDLE_MODE');
     expect(appOf(await podOf('scaled'))?.command?.[0]).toBe('/rekindle/slot');
+  });
+
+  test('are told of a Service that finds them parked', async () => {
+    const service = {
+      apiVersion: 'v1',
+      kind: 'Service',
+      metadata: { name: 'blind' },
+      spec: { selector: { app: 'seen' }, ports: [{ port: 80 }] },
+    };
+    await space.apply(service);
+    const asErrors = ['-n', space.name, 'apply', '-f', '-', '--dry-run=server', '--warnings-as-errors'];
+
+    const said = await kubectl(asErrors, { input: JSON.stringify(onDemand('seen')) }).catch(String);
+    await space.apply(onDemand('seen'));
+
+    expect(said).toContain('Service blind selects parked pods too');
+    expect(await space.untilEvent('seen', 'RestoreLimited: ')).toContain('add rekindle.dev/state: live to its selector');
   });
 
   test('count against a quota, and their owner is told what that means', async () => {

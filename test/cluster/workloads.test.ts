@@ -1,4 +1,6 @@
+import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { exec, mustExec } from '../../src/lib/exec.ts';
 import { APPS, foreign, installed, kubectl, ROLES } from './fixture/cluster.ts';
 import { aNamespace } from './fixture/namespace.ts';
 import { get, nameOf, RESTORED, scaledOut, startOf, untilEverywhere, untilSnapshots } from './fixture/snapshots.ts';
@@ -143,6 +145,39 @@ describe.concurrent('a pod', () => {
     expect(other).toContain('first of its kind');
     expect(new Set(snapshots.map(({ specHash }) => specHash)).size).toBe(2);
     expect(back).toMatch(RESTORED);
+  });
+
+  test.skipIf(foreign)('whose image only its registry knows, and which names no command, is a slot', TIMEOUT, async () => {
+    const tag = randomUUID();
+    const of = 'localhost/only';
+    const run = (...args: string[]) => mustExec(exec, 'buildah', args, { timeoutMs: 120_000 });
+    const working = (await run('from', '--pull-never', 'localhost/apps:test')).stdout.trim();
+    await run('config', '--env', `ONLY=${tag}`, working);
+    await run('commit', '--rm', '--quiet', working, `${of}:${tag}`);
+    await run('push', '--quiet', '--tls-verify=false', `${of}:${tag}`, `docker://10.89.0.1:5000/only:${tag}`);
+    await run('rmi', `${of}:${tag}`);
+
+    await space.apply(
+      aDeployment({ name: 'only', image: `10.89.0.1:5000/only:${tag}`, properties: 'patient', container: asks('/healthz') }),
+    );
+    const { pods, clones } = await scaledOut(space, 'only', 2);
+
+    for (const pod of pods) expect(pod.spec?.containers[0]?.command).toEqual(['/rekindle/slot', '/app/node/start']);
+    expect(clones).toHaveLength(1);
+  });
+
+  test('of a Job is restored where the policy allows it', TIMEOUT, async () => {
+    const { spec } = aWho('cloned-job', { properties: 'jobs' }) as { spec: { template: { metadata: object; spec: object } } };
+    const template = { ...spec.template, spec: { ...spec.template.spec, restartPolicy: 'Never' } };
+    await space.apply(propertiesOf('jobs', [...PATIENT, 'cr.restore.jobs=true']));
+    await space.apply({ apiVersion: 'batch/v1', kind: 'Job', metadata: { name: 'cloned-job' }, spec: { template, backoffLimit: 0 } });
+    await space.untilReady('app=cloned-job', 1, WITHIN_MS);
+    await untilEverywhere(space, 'cloned-job', WITHIN_MS);
+
+    await space.kubectl('patch', 'job/cloned-job', '-p', '{"spec":{"parallelism":2}}');
+    const pods = await space.untilReady('app=cloned-job', 2, WITHIN_MS);
+
+    expect(pods.filter((pod) => RESTORED.test(startOf(pod)))).toHaveLength(1);
   });
 
   test('of two containers has the one restored that its annotation names, beside the other', TIMEOUT, async () => {
