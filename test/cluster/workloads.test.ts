@@ -162,7 +162,10 @@ describe.concurrent('a pod', () => {
     );
     const { pods, clones } = await scaledOut(space, 'only', 2);
 
-    for (const pod of pods) expect(pod.spec?.containers[0]?.command).toEqual(['/rekindle/slot', '/app/node/start']);
+    for (const { spec } of pods) {
+      const [{ command = [], args = [] } = {}] = spec?.containers ?? [];
+      expect([...command, ...args]).toEqual(['/rekindle/slot', '/app/node/start']);
+    }
     expect(clones).toHaveLength(1);
   });
 
@@ -170,7 +173,12 @@ describe.concurrent('a pod', () => {
     const { spec } = aWho('cloned-job', { properties: 'jobs' }) as { spec: { template: { metadata: object; spec: object } } };
     const template = { ...spec.template, spec: { ...spec.template.spec, restartPolicy: 'Never' } };
     await space.apply(propertiesOf('jobs', [...PATIENT, 'cr.restore.jobs=true']));
-    await space.apply({ apiVersion: 'batch/v1', kind: 'Job', metadata: { name: 'cloned-job' }, spec: { template, backoffLimit: 0 } });
+    await space.apply({
+      apiVersion: 'batch/v1',
+      kind: 'Job',
+      metadata: { name: 'cloned-job' },
+      spec: { template, backoffLimit: 0, completions: 2, parallelism: 1 },
+    });
     await space.untilReady('app=cloned-job', 1, WITHIN_MS);
     await untilEverywhere(space, 'cloned-job', WITHIN_MS);
 
