@@ -8,7 +8,8 @@ import { parseDescription } from '../../src/workloads/description.ts';
 import { APPS, foreign, installed, kubectl } from './fixture/cluster.ts';
 import { openInjector } from './fixture/injector.ts';
 import { aNamespace } from './fixture/namespace.ts';
-import { aDeployment, asKind, PORT, talkProperties } from './fixture/workloads.ts';
+import { scaledOut } from './fixture/snapshots.ts';
+import { aDeployment, asKind, aWho, PATIENT, PORT, propertiesOf, talkProperties, WHO_COMMAND } from './fixture/workloads.ts';
 
 const space = aNamespace({ 'pod-security.kubernetes.io/warn': 'restricted' });
 const SLEEP = ['sleep', '3600'];
@@ -149,21 +150,25 @@ describe('left as it was, with the reason as an event on its owner, is', () => {
 });
 
 describe.skipIf(foreign)('a sidecar injector', () => {
-  test.each(['a-first', 'z-last'])('%s and the webhook leave each other what they wrote', async (configuration) => {
+  test.each(['a-first', 'z-last'])('%s and the webhook leave each other what they wrote, and pods are restored', async (configuration) => {
     const name = `sidecar-${configuration}`;
     await using _injector = await openInjector(space.kube, { configuration, namespace: space.name, app: name });
-    await space.apply(aDeployment({ name, command: SLEEP, annotations: { 'rekindle.dev/container': 'app' } }));
+    await space.apply(
+      propertiesOf('ignoring', [...PATIENT, 'cr.restore.identity=ignore']),
+      aWho(name, { properties: 'ignoring', annotations: { 'rekindle.dev/container': 'app' } }),
+    );
 
     const pod = await podOf(name);
 
     expect(pod.spec?.containers.map((container) => container.name).sort()).toEqual(['app', 'injected']);
-    expect(appOf(pod)?.command).toEqual(['/rekindle/slot', ...SLEEP]);
+    expect(appOf(pod)?.command).toEqual(['/rekindle/slot', ...WHO_COMMAND]);
     expect(pod.spec?.containers.find((container) => container.name === 'injected')?.command).toEqual(SLEEP);
     const variables = (appOf(pod)?.env ?? []).map((variable) => variable.name);
     expect(new Set(variables).size).toBe(variables.length);
     expect(environmentOf(pod)).toMatchObject({ INJECTED: 'yes', REKINDLE_CONTAINER: 'app' });
     expect(describedIn(pod).container.instanceEnv).toEqual({ INJECTED_IP: 'address' });
     expect(pod.spec?.volumes?.filter((volume) => volume.name === 'rekindle')).toHaveLength(1);
+    expect((await scaledOut(space, name, 2)).clones).toHaveLength(1);
   });
 });
 
