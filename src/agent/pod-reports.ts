@@ -138,6 +138,8 @@ export class PodReports implements Controller {
       this.#forget(uid, pending);
     } finally {
       this.#sending.delete(uid);
+      // What was said of it meanwhile, or had to wait for it, is next.
+      if (this.#pending.size > 0) this.#deps.wake();
     }
   }
 

@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import type { AgentEvent, InstanceState } from '../../../src/agent/events.ts';
 import { PodReports } from '../../../src/agent/pod-reports.ts';
 import { EVENTS, PODS } from '../../../src/cluster/kinds.ts';
@@ -201,6 +201,7 @@ test('what is said while the API server hears of something earlier is told next'
   const [pod] = await cluster.list(PODS, {}, signal);
   const uid = pod?.metadata?.uid ?? '';
   let meanwhile: (() => void) | undefined;
+  const wake = vi.fn();
   const slow: Pick<FakeCluster, 'patch' | 'create'> = {
     patch: async (...args) => {
       meanwhile?.();
@@ -209,12 +210,14 @@ test('what is said while the API server hears of something earlier is told next'
     },
     create: (...args) => cluster.create(...args),
   };
-  const reports = new PodReports({ cluster: slow, log: silentLog, clock, node: 'node1', wake: () => undefined });
+  const reports = new PodReports({ cluster: slow, log: silentLog, clock, node: 'node1', wake });
   const tell = (state: InstanceState) => reports.onEvent({ type: 'instance', uid, name: 'web-1', workload: 'shop.web', state });
 
   meanwhile = () => tell({ at: 'seed', step: 'writing it down' });
   tell({ at: 'seed', step: 'waiting for readiness' });
   await reports.reconcile(signal);
+  // Twice for what was said, once because there is more.
+  expect(wake).toHaveBeenCalledTimes(3);
   await reports.reconcile(signal);
 
   expect(await look()).toMatchObject({ label: 'live', gate: { status: 'True', reason: 'Checkpointed' } });
