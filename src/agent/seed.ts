@@ -6,6 +6,7 @@ import type { MachineFacts } from '../checkpoint/machine.ts';
 import type { Mount } from '../checkpoint/mountinfo.ts';
 import { abortedAfter } from '../lib/abort.ts';
 import { RekindleError } from '../lib/errors.ts';
+import type { Log } from '../lib/log.ts';
 import { runActions } from '../probes/action.ts';
 import { waitReady } from '../probes/probe.ts';
 import type { SnapshotStore } from '../snapshots/store.ts';
@@ -19,9 +20,11 @@ import { isTried, type TrialDeps, tryRestore } from './trial.ts';
 /** Whatever its probe's timing adds up to: what is not ready after a day is not waited for. */
 const MAX_READINESS_MS = 24 * 3_600_000;
 
-export type SeedDeps = TrialDeps & RestorerDeps & { readonly store: SnapshotStore; readonly machine: MachineFacts };
+export type SeedDeps = TrialDeps & RestorerDeps & { readonly store: SnapshotStore; readonly machine: MachineFacts; readonly log: Log };
 
 const LEAVING_LOOK_MS = 200;
+/** A dump that failed for what the application did at that very moment is tried again after so long each time. */
+const AGAIN_AFTER_MS = [50, 100, 200, 400, 800];
 
 export type Seed = {
   readonly container: Container;
@@ -104,8 +107,24 @@ async function take(
   onStep('warming up');
   await runActions(warmupOf(workload), target, { clock: deps.clock, label: 'warm-up' }, signal);
   onStep('checkpointing');
-  const timeoutMs = workload.checkpoint.deadlineSeconds * 1000;
   const until = startDeadline();
+  for (const pauseMs of AGAIN_AFTER_MS) {
+    try {
+      return await checkpoint(deps, seed, onStep, until);
+    } catch (error) {
+      if (!(error instanceof RekindleError && error.code === 'dump_failed' && error.retryable) || until.aborted) throw error;
+      deps.log.info({ workload: workload.name, reason: error.message }, 'checkpoint is tried again');
+      await deps.clock.sleep(pauseMs, until);
+    }
+  }
+  return checkpoint(deps, seed, onStep, until);
+}
+
+/** From the dump on. */
+async function checkpoint(deps: SeedDeps, seed: Seed, onStep: (step: SeedStep) => void, until: AbortSignal): Promise<Published> {
+  const { container } = seed;
+  const { workload } = container;
+  const timeoutMs = workload.checkpoint.deadlineSeconds * 1000;
   await using draft = await deps.store.begin();
   const createdAt = new Date().toISOString();
   const work = await mkdtemp(join(deps.workDir, 'dump-'));

@@ -1,6 +1,5 @@
 import type { Mount } from '../checkpoint/mountinfo.ts';
 import { type ErrorCode, toRekindleError } from '../lib/errors.ts';
-import type { Log } from '../lib/log.ts';
 import type { Container } from '../workloads/host.ts';
 import { retentionOf } from '../workloads/normalise.ts';
 import type { WorkloadSpec } from '../workloads/workload.ts';
@@ -8,7 +7,6 @@ import type { AgentListener, Cold, SeedStep } from './events.ts';
 import { makeSnapshot, type Published, type SeedDeps } from './seed.ts';
 
 export type SeedsDeps = SeedDeps & {
-  readonly log: Log;
   readonly listener: AgentListener;
   /** Spec hashes that containers of this workload would start with now: their snapshots are kept beyond `checkpoint.keep`. */
   readonly live: (workload: string) => Promise<ReadonlySet<string>>;

@@ -15,7 +15,12 @@ const HARMLESS = [
 ];
 
 /** Known causes: what the application does and what the user can do. */
-const CAUSES: readonly { readonly says: RegExp; readonly means: string; readonly kind: 'refused' | 'machine' | 'snapshot' }[] = [
+const CAUSES: readonly { readonly says: RegExp; readonly means: string; readonly kind: Exclude<CriuFailure['kind'], 'unknown'> }[] = [
+  {
+    says: /netlink: The socket has data to read/,
+    means: 'the application was being told of its network by the kernel (netlink) at that moment',
+    kind: 'moment',
+  },
   {
     says: /io_uring|anon_inode:\[io_uring\]/i,
     means:
@@ -138,7 +143,8 @@ const CAUSES: readonly { readonly says: RegExp; readonly means: string; readonly
 export type CriuFailure = {
   readonly line: string;
   readonly means: string | undefined;
-  readonly kind: 'refused' | 'machine' | 'snapshot' | 'unknown';
+  /** `moment`: a little later it would have gone well. */
+  readonly kind: 'refused' | 'machine' | 'snapshot' | 'moment' | 'unknown';
 };
 
 /** Reads the reason out of the text of a CRIU log. */

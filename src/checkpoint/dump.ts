@@ -108,7 +108,8 @@ export async function dump(
       : failure.kind === 'refused' || why.includes('cannot travel')
         ? 'dump_refused'
         : 'dump_failed';
-    throw new RekindleError(code, `the checkpoint failed and the application goes on: ${why}`);
+    const retryable = failure.kind === 'moment';
+    throw new RekindleError(code, `the checkpoint failed and the application goes on: ${why}`, { retryable });
   }
   await windUpTimers(join(request.imagesDir, 'files.img'));
   const stats = await readDumpStats(request.workDir);

@@ -115,6 +115,20 @@ describe('cannot be cloned, goes on serving, and starts cold with a reason that 
     );
   });
 
+  test('not what lasts a moment only: the checkpoint is tried again', async () => {
+    const workload = holding('netlink');
+
+    await engine.engine.host.create(workload, { name: 'netlink-seed', signal: AbortSignal.timeout(60_000) });
+
+    const made = await engine.until('the snapshot', (events) =>
+      events.find((event) => (event.type === 'snapshot' || event.type === 'checkpoint-failed') && event.workload === 'netlink'),
+    );
+    expect(made).toMatchObject({ type: 'snapshot' });
+    expect(await readdir(join(engine.config.runDir, 'work'))).toEqual([]);
+    const { state } = await engine.start(workload, 'netlink-next');
+    expect(state).toMatchObject({ at: 'live' });
+  });
+
   test('an application that ends before it is ready', async () => {
     const workload = hostWorkload('ends', ['/bin/false'], '      ports: [8080]\n');
     await engine.engine.host.create(workload, { name: 'ends', signal: AbortSignal.timeout(60_000) });
