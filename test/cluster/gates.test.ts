@@ -28,7 +28,11 @@ describe.concurrent('the gate of a seed is opened', () => {
 
     const [pod] = await space.until('the pod to be Ready', async () => {
       const pods = await space.podsOf('app=never');
-      return pods.every((one) => one.status?.conditions?.some(({ type, status }) => type === 'Ready' && status === 'True')) && pods;
+      return (
+        pods.length === 1 &&
+        pods.every((one) => one.status?.conditions?.some(({ type, status }) => type === 'Ready' && status === 'True')) &&
+        pods
+      );
     });
     if (pod === undefined) throw new Error('there is no pod');
 
