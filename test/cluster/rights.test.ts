@@ -20,6 +20,16 @@ async function kubeconfigOf(token: string, path: string): Promise<string> {
   return path;
 }
 
+/** Changes a pod as whoever this kubeconfig is of. */
+function patchAs(
+  kubeconfig: string,
+  { namespace, name, subresource }: { namespace: string; name: string; subresource: 'status' | 'resize' },
+  what: object,
+) {
+  const kube = Kube.open({ clock: systemClock, log: silentLog }, kubeconfig);
+  return kube.patch(PODS, { name, namespace, subresource }, what, 'strategic', AbortSignal.timeout(10_000));
+}
+
 describe('with the token of an agent', () => {
   const namespace = aNamespace({ 'pod-security.kubernetes.io/enforce': 'restricted' });
   let dir: string;
@@ -46,13 +56,7 @@ describe('with the token of an agent', () => {
   });
   const asAgent = (...args: readonly string[]) => kubectl(['--kubeconfig', join(dir, 'agent.conf'), '-n', namespace.name, ...args]);
   const patch = (name: string, what: object) =>
-    Kube.open({ clock: systemClock, log: silentLog }, join(dir, 'agent.conf')).patch(
-      PODS,
-      { name, namespace: namespace.name, subresource: 'status' },
-      what,
-      'strategic',
-      AbortSignal.timeout(10_000),
-    );
+    patchAs(join(dir, 'agent.conf'), { namespace: namespace.name, name, subresource: 'status' }, what);
 
   beforeAll(async () => {
     dir = await mkdtemp(join(tmpdir(), 'rekindle-rights-'));
@@ -162,13 +166,7 @@ describe('with the token of the gateways', () => {
     spec: { terminationGracePeriodSeconds: 0, containers: [{ name: 'app', image: APPS, command: ['sleep', '3600'] }] },
   });
   const patch = (name: string, what: object) =>
-    Kube.open({ clock: systemClock, log: silentLog }, join(dir, 'gateway.conf')).patch(
-      PODS,
-      { name, namespace: namespace.name, subresource: 'status' },
-      what,
-      'strategic',
-      AbortSignal.timeout(10_000),
-    );
+    patchAs(join(dir, 'gateway.conf'), { namespace: namespace.name, name, subresource: 'status' }, what);
 
   beforeAll(async () => {
     dir = await mkdtemp(join(tmpdir(), 'rekindle-rights-'));
@@ -201,12 +199,10 @@ describe('with the token of the scaler', () => {
     },
   });
   const resize = (name: string, resources: object) =>
-    Kube.open({ clock: systemClock, log: silentLog }, join(dir, 'scaler.conf')).patch(
-      PODS,
-      { name, namespace: namespace.name, subresource: 'resize' },
+    patchAs(
+      join(dir, 'scaler.conf'),
+      { namespace: namespace.name, name, subresource: 'resize' },
       { spec: { containers: [{ name: 'app', resources }] } },
-      'strategic',
-      AbortSignal.timeout(10_000),
     );
   const resourcesOf = async (name: string) => (await namespace.podsOf(`app=${name}`))[0]?.spec?.containers[0]?.resources;
 
