@@ -11,7 +11,7 @@ const ROUNDS = 3;
 const CONNECTIONS = 20;
 /** Connections that one pod is to have, so that the step asks for all that there may be. */
 const TARGET = 5;
-const PODS = CONNECTIONS / TARGET; // as many as the autoscaler may make
+const PODS = CONNECTIONS / TARGET;
 const WAYS = ['scaled-restored', 'scaled-cold'] as const;
 
 export async function prepareAutoscaling(stage: Stage): Promise<void> {
@@ -47,7 +47,7 @@ export async function autoscaling(stage: Stage, caller: Caller, report: Report):
 async function scaleByLoad(stage: Stage, caller: Caller, name: string): Promise<number> {
   const { space } = stage;
   await stage.scaleOut(name, 1);
-  await space.apply(anAutoscaler(name, 'rekindle_connections', String(TARGET)));
+  await space.apply(anAutoscaler(name, 'rekindle_connections', String(TARGET), { maxReplicas: PODS }));
   await space.until(
     'the autoscaler to have its metric',
     async () =>

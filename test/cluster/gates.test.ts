@@ -1,7 +1,7 @@
 import type { V1Pod } from '@kubernetes/client-node';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { installed } from './fixture/cluster.ts';
-import { aNamespace } from './fixture/namespace.ts';
+import { aNamespace, isReady } from './fixture/namespace.ts';
 import { gateOf } from './fixture/parking.ts';
 import { get, nameOf, startOf } from './fixture/snapshots.ts';
 import { aWho, PATIENT, propertiesOf, type Who } from './fixture/workloads.ts';
@@ -28,11 +28,7 @@ describe.concurrent('the gate of a seed is opened', () => {
 
     const [pod] = await space.until('the pod to be Ready', async () => {
       const pods = await space.podsOf('app=never');
-      return (
-        pods.length === 1 &&
-        pods.every((one) => one.status?.conditions?.some(({ type, status }) => type === 'Ready' && status === 'True')) &&
-        pods
-      );
+      return pods.length === 1 && pods.every(isReady) && pods;
     });
     if (pod === undefined) throw new Error('there is no pod');
 

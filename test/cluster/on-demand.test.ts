@@ -23,7 +23,7 @@ import {
   stateLabel,
   untilParked,
 } from './fixture/parking.ts';
-import { nameOf, startOf, untilSnapshots } from './fixture/snapshots.ts';
+import { nameOf, RESTORED, startOf, untilSnapshots } from './fixture/snapshots.ts';
 import { PORT } from './fixture/workloads.ts';
 
 const space = aNamespace();
@@ -79,7 +79,7 @@ describe('pods of a workload that runs on demand', () => {
     const { items } = JSON.parse(slices) as { items: { endpoints: { addresses: string[] }[] }[] };
 
     expect(answer).toMatchObject({ start: 'restore', notes: 1 });
-    expect(startOf(pod)).toMatch(/^restored in \d+ ms$/);
+    expect(startOf(pod)).toMatch(RESTORED);
     expect(isReady(pod)).toBe(true);
     expect(requestsOf(pod)).toEqual(OWN);
     expect(restartsOf(pod)).toBeLessThan(2);
