@@ -371,24 +371,33 @@ describe('a role', () => {
 
 describe('agent and scaler', () => {
   test('are replaced while clients ask a Service and the gateway: no request is lost', TIMEOUT, async () => {
-    // A new connection each time, until all is replaced; what fails is written down.
-    const script = `const http=require('http'),fs=require('fs');const failed=[];let n=0;
-      const ask=(o)=>new Promise((done)=>{n++;const r=http.request({agent:false,timeout:20000,...o},(a)=>{a.resume();a.on('end',()=>{if(a.statusCode!==200)failed.push(o.path+' '+a.statusCode);done()})});
+    // A new connection each time, from before anything is replaced until ten requests after all is; what fails is written down.
+    const script = `const http=require('http'),fs=require('fs');const failed=[],asked=[0,0];
+      const ask=(o)=>new Promise((done)=>{const r=http.request({agent:false,timeout:20000,...o},(a)=>{a.resume();a.on('end',()=>{if(a.statusCode!==200)failed.push(o.path+' '+a.statusCode);done()})});
         r.on('error',(e)=>{failed.push(o.path+' '+e.message);done()});r.on('timeout',()=>r.destroy(new Error('timeout')));r.end()});
       const until=Date.now()+120000;
-      const loop=async(o)=>{while(!fs.existsSync('/tmp/replaced')&&Date.now()<until){await ask(o);await new Promise((d)=>setTimeout(d,50))}};
-      Promise.all([loop({host:'who',path:'/'}),loop({host:'rekindle-gateway.rekindle',path:'/invoke/${space.name}/notes/'})]).then(()=>console.log(JSON.stringify({n,failed})));`;
+      const loop=async(i,o)=>{for(let left=10;left>0&&Date.now()<until;left-=fs.existsSync('/tmp/replaced')){await ask(o);asked[i]++;
+        if(asked[0]&&asked[1])fs.writeFileSync('/tmp/asking','');await new Promise((d)=>setTimeout(d,50))}};
+      Promise.all([loop(0,{host:'who',path:'/'}),loop(1,{host:'rekindle-gateway.rekindle',path:'/invoke/${space.name}/notes/'})]).then(()=>console.log(JSON.stringify({asked,failed})));`;
+    await space.kubectl('exec', 'client', '--', 'rm', '-f', '/tmp/asking', '/tmp/replaced');
     const clients = kubectl(['-n', space.name, 'exec', 'client', '--', 'node', '-e', script], { timeoutMs: 150_000 });
+    await space.until('requests', () =>
+      space.kubectl('exec', 'client', '--', 'ls', '/tmp/asking').then(
+        () => true,
+        () => false,
+      ),
+    );
 
     for (const role of ['daemonset/rekindle-agent', 'deployment/rekindle-scaler'])
       await kubectl(['-n', 'rekindle', 'rollout', 'restart', role]);
     const made = await oneMore();
     await installed();
     await space.kubectl('exec', 'client', '--', 'touch', '/tmp/replaced');
-    const { n, failed } = JSON.parse(await clients) as { n: number; failed: string[] };
+    const { asked, failed } = JSON.parse(await clients) as { asked: number[]; failed: string[] };
 
     expect(failed).toEqual([]);
-    expect(n).toBeGreaterThan(200);
+    // More than the ten that each asks when all is replaced.
+    for (const requests of asked) expect(requests).toBeGreaterThan(10);
     expect(isReady(made)).toBe(true);
   });
 });

@@ -175,7 +175,7 @@ test('a new revision removes the snapshot of the one before (keep: 1), but none 
 
   // Revision 2 still runs.
   const third = await engine.seed(revision(3), 'three');
-  await expect.poll(() => engine.events.at(-1)).toMatchObject({ state: { at: 'cold', why: 'seed' } });
+  expect(await engine.settled(third.container)).toMatchObject({ at: 'cold', why: 'seed' });
   expect(new Set(await digests('revised'))).toEqual(new Set([second.snapshot.digest, third.snapshot.digest]));
 
   await removeAll(second.container, third.container);
