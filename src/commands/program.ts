@@ -1,25 +1,9 @@
 import { Command, InvalidArgumentError } from 'commander';
 import packageJson from '../../package.json' with { type: 'json' };
 import { RekindleError } from '../lib/errors.ts';
-import { exec } from '../lib/exec.ts';
-import { checkpoint } from './checkpoint.ts';
-import { type Context, type JsonOption, readWorkload } from './context.ts';
-import { demo } from './demo.ts';
-import { doctor } from './doctor.ts';
-import { doctorCluster } from './doctor-cluster.ts';
-import { invoke } from './invoke.ts';
+import type { Context, JsonOption } from './context.ts';
 import { type Listen, listenText, parseListen } from './listen.ts';
-import { restore } from './restore.ts';
-import { run } from './run.ts';
-import { type AgentCommand, runAgent } from './run-agent.ts';
-import { runGateway } from './run-gateway.ts';
-import { runScaler } from './run-scaler.ts';
-import { printSchema } from './schema.ts';
-import * as snapshots from './snapshots.ts';
-import { status } from './status.ts';
-import { stop } from './stop.ts';
-import type { UninstallCommand } from './uninstall.ts';
-import { up } from './up.ts';
+import type { AgentCommand } from './run-agent.ts';
 
 const OVERVIEW = `
 Examples:
@@ -73,10 +57,10 @@ export function program(context: Context): Command {
     .version(packageJson.version)
     .addHelpText('after', OVERVIEW)
     .exitOverride();
-  const does =
-    (action: (context: Context, ...args: never[]) => Promise<void>) =>
-    (...args: unknown[]) =>
-      action(context, ...(args as never[]));
+  const does: Does =
+    (load) =>
+    async (...args) =>
+      (await load())(context, ...(args as never[]));
   const command = (parent: Command, usage: string, description: string, ...lines: readonly string[]): Command => {
     const made = parent
       .command(usage)
@@ -96,7 +80,9 @@ export function program(context: Context): Command {
 }
 
 type MakeCommand = (parent: Command, usage: string, description: string, ...examples: readonly string[]) => Command;
-type Does = (action: (context: Context, ...args: never[]) => Promise<void>) => (...args: unknown[]) => Promise<void>;
+type Action = (context: Context, ...args: never[]) => Promise<void>;
+/** A command's own program is loaded when it is wanted: all of them together take a second to read. */
+type Does = (load: () => Promise<Action>) => (...args: unknown[]) => Promise<void>;
 
 function pathOf(command: Command): string {
   return command.parent === null ? command.name() : `${pathOf(command.parent)} ${command.name()}`;
@@ -115,7 +101,7 @@ function addVerbs(cli: Command, command: MakeCommand, does: Does): void {
     .option('--clones <n>', 'clones of each', wholeNumber, 10)
     .option('--no-burst', 'leave out the second act: a burst at each from zero, served by restores')
     .option('--stay', 'on a terminal: wait for Enter before the bursts, so that the page can be open, and for Ctrl-C after them')
-    .action(does(demo));
+    .action(does(async () => (await import('./demo.ts')).demo));
   command(
     cli,
     'doctor',
@@ -128,7 +114,7 @@ function addVerbs(cli: Command, command: MakeCommand, does: Does): void {
     .option('--cluster', 'every fact that matters about a Kubernetes cluster instead')
     .option(...FILE)
     .option(...JSON_FLAG)
-    .action(does(examine));
+    .action(does(async () => examine));
   command(
     cli,
     'run <workload>',
@@ -140,7 +126,7 @@ function addVerbs(cli: Command, command: MakeCommand, does: Does): void {
     .option('-n, --count <n>', 'how many', wholeNumber, 1)
     .option('-d, --detach', 'leave them running and return, once the snapshot is there if one is made here')
     .option(...JSON_FLAG)
-    .action(does(run));
+    .action(does(async () => (await import('./run.ts')).run));
   command(
     cli,
     'checkpoint <workload>',
@@ -150,7 +136,7 @@ function addVerbs(cli: Command, command: MakeCommand, does: Does): void {
   )
     .option(...FILE)
     .option(...JSON_FLAG)
-    .action(does(checkpoint));
+    .action(does(async () => (await import('./checkpoint.ts')).checkpoint));
   command(
     cli,
     'restore <workload>',
@@ -162,12 +148,12 @@ function addVerbs(cli: Command, command: MakeCommand, does: Does): void {
     .option('-n, --count <n>', 'how many', wholeNumber, 1)
     .option('-d, --detach', 'leave them running and return')
     .option(...JSON_FLAG)
-    .action(does(restore));
+    .action(does(async () => (await import('./restore.ts')).restore));
   command(cli, 'stop [names...]', 'end instances by name or uid', 'rekindle stop web-1a2b3c', 'rekindle stop --all --grace 0')
     .option('--all', 'every instance on this machine')
     .option('--grace <seconds>', 'time to end by themselves', seconds, 10)
     .option(...JSON_FLAG)
-    .action(does(stop));
+    .action(does(async () => (await import('./stop.ts')).stop));
   command(
     cli,
     'status',
@@ -182,7 +168,7 @@ function addVerbs(cli: Command, command: MakeCommand, does: Does): void {
     .option(...KUBECONFIG)
     .option(...CONTEXT)
     .option(...JSON_FLAG)
-    .action(does(status));
+    .action(does(async () => (await import('./status.ts')).status));
   command(
     cli,
     'agent',
@@ -208,7 +194,12 @@ function addVerbs(cli: Command, command: MakeCommand, does: Does): void {
     .option('--keep-snapshots', 'with --retire: leave the snapshots')
     .option(...HEALTH)
     .option('--max-instances <n>', 'with REDIS_URL: instances that this machine takes at most', wholeNumber, 500)
-    .action(does((of: Context, options: AgentCommand) => runAgent(of, { ...options, redis: of.config.redisUrl })));
+    .action(
+      does(async () => {
+        const { runAgent } = await import('./run-agent.ts');
+        return (of: Context, options: AgentCommand) => runAgent(of, { ...options, redis: of.config.redisUrl });
+      }),
+    );
   addService(cli, command, does);
   command(
     cli,
@@ -224,15 +215,10 @@ function addVerbs(cli: Command, command: MakeCommand, does: Does): void {
     .option(...KUBECONFIG)
     .option(...CONTEXT)
     .option(...JSON_FLAG)
-    .action(
-      does(async (of: Context, options: UninstallCommand) => {
-        const { uninstall } = await import('./uninstall.ts');
-        return uninstall(of, options);
-      }),
-    );
+    .action(does(async () => (await import('./uninstall.ts')).uninstall));
   command(cli, 'schema', 'the JSON schema of rekindle.yaml, for editors', 'rekindle schema >rekindle.schema.json')
     .option('--json', 'it is JSON anyway')
-    .action(does(printSchema));
+    .action(does(async () => (await import('./schema.ts')).printSchema));
 }
 
 function addService(cli: Command, command: MakeCommand, does: Does): void {
@@ -253,7 +239,7 @@ function addService(cli: Command, command: MakeCommand, does: Does): void {
     )
     .option('--keep', 'leave instances running when it ends; the next `up` finds them again')
     .option('--json', 'every start of a part, and when all is ready, as a line of JSON on standard output')
-    .action(does(up));
+    .action(does(async () => (await import('./up.ts')).up));
   command(
     cli,
     'invoke <workload> [path]',
@@ -267,7 +253,7 @@ function addService(cli: Command, command: MakeCommand, does: Does): void {
     .option('-i, --include', 'show status and headers too, on standard error')
     .option('--gateway <url>', 'where the gateway is', 'http://127.0.0.1:7070')
     .option('--json', 'one line of JSON: status, headers, start, waitMs, body')
-    .action(does(invoke));
+    .action(does(async () => (await import('./invoke.ts')).invoke));
   command(
     cli,
     'scaler',
@@ -284,11 +270,10 @@ function addService(cli: Command, command: MakeCommand, does: Does): void {
     .option('--keda-listen <address>', "with --cluster: KEDA's external scaler; default: 0.0.0.0:7445", parseListen)
     .option('--json', 'the workloads it keeps as a line of JSON on standard output')
     .action(
-      does(async (of: Context, { cluster, ...options }: ScalerCommand) => {
+      does(async () => async (of: Context, { cluster, ...options }: ScalerCommand) => {
         const redis = redisOf(of);
-        if (cluster !== true) return runScaler(of, { ...options, redis });
-        const { runClusterScaler } = await import('./run-cluster-scaler.ts');
-        return runClusterScaler(of, { ...options, redis });
+        if (cluster !== true) return (await import('./run-scaler.ts')).runScaler(of, { ...options, redis });
+        return (await import('./run-cluster-scaler.ts')).runClusterScaler(of, { ...options, redis });
       }),
     );
   command(
@@ -310,10 +295,13 @@ function addService(cli: Command, command: MakeCommand, does: Does): void {
     .option('--forget <seconds>', 'time for balancers to notice that /readyz says 503; default: 0, in a cluster 5', seconds)
     .option('--json', 'its address as a line of JSON on standard output, once it listens')
     .action(
-      does((of: Context, { drain, forget, ...options }: JsonOption & GatewayOptions) => {
-        const times = { drainMs: drain * 1000, forgetMs: (forget ?? (options.cluster ? 5 : 0)) * 1000 };
-        const listen = options.listen ?? { host: options.cluster ? '0.0.0.0' : '127.0.0.1', port: 7070 };
-        return runGateway(of, { ...options, listen, redis: redisOf(of), token: of.config.token, ...times });
+      does(async () => {
+        const { runGateway } = await import('./run-gateway.ts');
+        return (of: Context, { drain, forget, ...options }: JsonOption & GatewayOptions) => {
+          const times = { drainMs: drain * 1000, forgetMs: (forget ?? (options.cluster ? 5 : 0)) * 1000 };
+          const listen = options.listen ?? { host: options.cluster ? '0.0.0.0' : '127.0.0.1', port: 7070 };
+          return runGateway(of, { ...options, listen, redis: redisOf(of), token: of.config.token, ...times });
+        };
       }),
     );
 }
@@ -342,10 +330,10 @@ function redisOf({ config }: Context): string {
 function addSnapshotVerbs(kept: Command, command: MakeCommand, does: Does): void {
   command(kept, 'ls', 'newest first', 'rekindle snapshots ls --json')
     .option(...JSON_FLAG)
-    .action(does(snapshots.list));
+    .action(does(async () => (await import('./snapshots.ts')).list));
   command(kept, 'inspect <digest>', 'the whole manifest; the start of a digest is enough', 'rekindle snapshots inspect 3245c7')
     .option(...JSON_FLAG)
-    .action(does(snapshots.inspect));
+    .action(does(async () => (await import('./snapshots.ts')).inspect));
   command(
     kept,
     'verify [digest]',
@@ -353,7 +341,7 @@ function addSnapshotVerbs(kept: Command, command: MakeCommand, does: Does): void
     'rekindle snapshots verify',
   )
     .option(...JSON_FLAG)
-    .action(does(snapshots.verify));
+    .action(does(async () => (await import('./snapshots.ts')).verify));
   command(
     kept,
     'import <directory>',
@@ -361,15 +349,15 @@ function addSnapshotVerbs(kept: Command, command: MakeCommand, does: Does): void
     'rekindle snapshots import /mnt/backup/3245c79c4c7fd864…',
   )
     .option(...JSON_FLAG)
-    .action(does(snapshots.importFrom));
+    .action(does(async () => (await import('./snapshots.ts')).importFrom));
   command(kept, 'rm <digests...>', 'remove; the start of a digest is enough', 'rekindle snapshots rm 3245c7 9f00a1')
     .option(...JSON_FLAG)
-    .action(does(snapshots.remove));
+    .action(does(async () => (await import('./snapshots.ts')).remove));
   command(kept, 'prune', "remove what the workloads' retention no longer wants", 'rekindle snapshots prune --keep 1')
     .option(...FILE)
     .option('--keep <n>', 'snapshots per workload, instead of what the file says', wholeNumber)
     .option(...JSON_FLAG)
-    .action(does(snapshots.prune));
+    .action(does(async () => (await import('./snapshots.ts')).prune));
 }
 
 async function examine(
@@ -379,9 +367,15 @@ async function examine(
   if (options.cluster === true && options.workload !== undefined)
     throw new RekindleError('usage', '--workload is of rekindle.yaml and --cluster of none: give one of them');
   if (options.cluster === true) {
+    const { doctorCluster } = await import('./doctor-cluster.ts');
     context.exitCode = await doctorCluster(context, options.json ?? false);
     return;
   }
+  const [{ doctor }, { readWorkload }, { exec }] = await Promise.all([
+    import('./doctor.ts'),
+    import('./context.ts'),
+    import('../lib/exec.ts'),
+  ]);
   const workload = options.workload === undefined ? undefined : await readWorkload(options.file, options.workload);
   context.exitCode = await doctor({
     config: context.config,
