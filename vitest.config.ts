@@ -1,10 +1,9 @@
 import { defineConfig } from 'vitest/config';
 
-/** Files that disturb rekindle itself, or fill the nodes: one at a time, after the others or on a cluster of their own (scripts/test). */
-const FAULTS = ['test/cluster/faults.test.ts', 'test/cluster/bursts.test.ts'];
-const INSTALL = ['install', 'certificates', 'uninstall'].map((name) => `test/cluster/${name}.test.ts`);
+/** Files that disturb rekindle itself, or fill the nodes: after the others, one at a time. */
+const ALONE = ['install', 'bursts', 'faults', 'certificates', 'zz-uninstall'].map((name) => `test/cluster/${name}.test.ts`);
 
-/** After everything else: the machine is its. */
+/** One cluster for all, after everything else: the machine is its. */
 const cluster = {
   include: ['test/cluster/*.test.ts'],
   globalSetup: ['test/cluster/fixture/global-setup.ts'],
@@ -34,12 +33,8 @@ export default defineConfig({
           sequence: { groupOrder: 0 },
         },
       },
-      {
-        extends: true,
-        test: { ...cluster, name: 'cluster', exclude: [...FAULTS, ...INSTALL], maxWorkers: 2, sequence: { groupOrder: 1 } },
-      },
-      { extends: true, test: { ...cluster, name: 'cluster-faults', include: FAULTS, maxWorkers: 1, sequence: { groupOrder: 2 } } },
-      { extends: true, test: { ...cluster, name: 'cluster-install', include: INSTALL, maxWorkers: 1, sequence: { groupOrder: 3 } } },
+      { extends: true, test: { ...cluster, name: 'cluster', exclude: ALONE, maxWorkers: 2, sequence: { groupOrder: 1 } } },
+      { extends: true, test: { ...cluster, name: 'cluster-alone', include: ALONE, maxWorkers: 1, sequence: { groupOrder: 2 } } },
     ],
   },
 });

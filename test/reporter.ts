@@ -1,10 +1,6 @@
-import { appendFileSync } from 'node:fs';
 import type { Reporter, TestModule } from 'vitest/node';
 
-/**
- * Ends a run with one plain line, `N passed, N failed, N skipped`, and lists why tests were skipped, and which passed only when they were tried again, with what failed at first. The line is also
- * appended to the file of REKINDLE_TOTALS: a run can be of several (scripts/test).
- */
+/** Ends a run with one plain line, `N passed, N failed, N skipped`, and lists why tests were skipped, and which passed only when they were tried again, with what failed at first. */
 export default class PlainTotals implements Reporter {
   onTestRunEnd(modules: readonly TestModule[], errors: readonly unknown[]): void {
     const totals = { passed: 0, failed: errors.length, skipped: 0 };
@@ -27,9 +23,6 @@ export default class PlainTotals implements Reporter {
         }
       }
     }
-    const line = `${totals.passed} passed, ${totals.failed} failed, ${totals.skipped} skipped`;
-    console.log(line);
-    const { REKINDLE_TOTALS: file } = process.env;
-    if (file !== undefined) appendFileSync(file, `${line}\n`);
+    console.log(`${totals.passed} passed, ${totals.failed} failed, ${totals.skipped} skipped`);
   }
 }

@@ -5,9 +5,11 @@ import path from 'node:path';
 import type { V1Pod, V1PodSpec } from '@kubernetes/client-node';
 import { exec, mustExec } from '../../src/lib/exec.ts';
 import { anImage } from '../integration/local-fixture.ts';
-import { CLUSTER, CLUSTER_STATE, foreign, kubectl } from './fixture/cluster.ts';
+import { foreign, kubectl } from './fixture/cluster.ts';
 
 /** The nodes of the test cluster that runs on this machine, looked at from outside of them. */
+const CLUSTER_DIR = '/var/lib/rekindle-cluster';
+const CLUSTER = path.join(import.meta.dirname, 'cluster');
 /** busybox, as `anImage` makes it: it has the user anna (1001), COLOUR=blue, the working directory /www and the command `sleep 1234`. */
 export const BOX = 'localhost/rekindle-box:test';
 
@@ -19,7 +21,7 @@ export function missingNodes(): string | undefined {
 
 /** PID 1 of the first node as this machine numbers it. */
 export async function nodeInit(): Promise<number> {
-  return Number(await readFile(path.join(CLUSTER_STATE, 'node1/pid'), 'utf8'));
+  return Number(await readFile(path.join(CLUSTER_DIR, 'node1/pid'), 'utf8'));
 }
 
 /** That node's filesystem as this machine sees it. */

@@ -17,7 +17,6 @@ import { SlotServer } from '../../src/slots/slot-server.ts';
 import type { Container, HostVolume } from '../../src/workloads/host.ts';
 import { until } from '../fixtures/until.ts';
 import { aWorkload, SLOT_DIR } from '../integration/local-fixture.ts';
-import { HERE } from './fixture/cluster.ts';
 import { BOX, containerIdOf, missingNodes, nodeInit, nodeRoot, type Pods, somePods } from './node-fixture.ts';
 
 const MOUNTER = path.join(import.meta.dirname, '../../.build/agent/trial-mounts');
@@ -177,7 +176,7 @@ describe.skipIf(reason !== undefined)(`trial containers on a node${reason === un
 
       expect(addresses).toContain('192.0.2.2/24');
       expect(routes.split('\n')).toEqual([expect.stringMatching(/^192\.0\.2\.0\/24 dev eth0/)]);
-      expect(await run(trial, `nc -w 1 ${HERE} 6443 </dev/null 2>/dev/null && echo reached || echo not`)).toMatch(/not$/);
+      expect(await run(trial, 'nc -w 1 10.89.0.1 6443 </dev/null 2>/dev/null && echo reached || echo not')).toMatch(/not$/);
       // As the pod's sandbox has it.
       expect(await run(trial, 'cat /proc/sys/net/ipv4/ip_unprivileged_port_start')).toBe('0');
       await maker.remove(trial.uid);

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { exec, mustExec } from '../../src/lib/exec.ts';
-import { APPS, foreign, installed, kubectl, REGISTRY, ROLES } from './fixture/cluster.ts';
+import { APPS, foreign, installed, kubectl, ROLES } from './fixture/cluster.ts';
 import { aNamespace } from './fixture/namespace.ts';
 import { get, nameOf, RESTORED, scaledOut, startOf, untilEverywhere, untilSnapshots } from './fixture/snapshots.ts';
 import { aDeployment, asks, aWho, type DeploymentOptions, newEnvironment, PATIENT, propertiesOf, type Who } from './fixture/workloads.ts';
@@ -154,10 +154,12 @@ describe.concurrent('a pod', () => {
     const working = (await run('from', '--pull-never', 'localhost/apps:test')).stdout.trim();
     await run('config', '--env', `ONLY=${tag}`, working);
     await run('commit', '--rm', '--quiet', working, `${of}:${tag}`);
-    await run('push', '--quiet', '--tls-verify=false', `${of}:${tag}`, `docker://${REGISTRY}/only:${tag}`);
+    await run('push', '--quiet', '--tls-verify=false', `${of}:${tag}`, `docker://10.89.0.1:5000/only:${tag}`);
     await run('rmi', `${of}:${tag}`);
 
-    await space.apply(aDeployment({ name: 'only', image: `${REGISTRY}/only:${tag}`, properties: 'patient', container: asks('/healthz') }));
+    await space.apply(
+      aDeployment({ name: 'only', image: `10.89.0.1:5000/only:${tag}`, properties: 'patient', container: asks('/healthz') }),
+    );
     const { pods, clones } = await scaledOut(space, 'only', 2);
 
     for (const { spec } of pods) {
