@@ -41,7 +41,7 @@ describe('a burst', () => {
     await space.kubectl('scale', 'deployment/burst', '--replicas=14');
     await space.until('the burst to be under way', async () => (await space.podsOf('app=burst')).length > 6);
     await space.kubectl('set', 'env', 'deployment/burst', 'COLOR=blue');
-    await space.kubectl('rollout', 'status', 'deployment/burst', '--timeout=110s');
+    await space.kubectl('rollout', 'status', 'deployment/burst', '--timeout=150s');
     const pods = await space.untilReady('app=burst', 14, WITHIN_MS);
     const all = await Promise.all(pods.map(ask));
 
@@ -49,7 +49,7 @@ describe('a burst', () => {
     expect(all.map(({ host }) => host)).toEqual(pods.map(nameOf));
     // What was deleted in the middle of a restore does not speak against the snapshot.
     await space.kubectl('rollout', 'undo', 'deployment/burst');
-    await space.kubectl('rollout', 'status', 'deployment/burst', '--timeout=110s');
+    await space.kubectl('rollout', 'status', 'deployment/burst', '--timeout=150s');
     const back = await space.untilReady('app=burst', 14, WITHIN_MS);
     expect(back.map(startOf).filter((start) => !RESTORED.test(start))).toEqual([]);
     await space.kubectl('scale', 'deployment/burst', '--replicas=0');
@@ -58,7 +58,7 @@ describe('a burst', () => {
 
 describe.concurrent('a Deployment', () => {
   test('whose seed is deleted while it warms up has its next pod as the seed', TIMEOUT, async () => {
-    await space.apply(propertiesOf('slow', [...PATIENT, 'cr.container.warmup=sleep 8']), aWho('early', { properties: 'slow' }));
+    await space.apply(propertiesOf('slow', [...PATIENT, 'cr.container.warmup=sleep 15']), aWho('early', { properties: 'slow' }));
     const first = await space.until('the seed', async () => (await space.podsOf('app=early'))[0], WITHIN_MS);
     const warming = await space.until(
       'the warm-up',

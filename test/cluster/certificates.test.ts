@@ -37,7 +37,7 @@ async function certificateOf(address: string): Promise<string> {
 const oneMore = () => oneMorePod(space, 'who');
 
 test('certificate and trust of the webhook come back when somebody deletes them, without another authority', {
-  timeout: 120_000,
+  timeout: 300_000,
 }, async () => {
   const at = { name: WEBHOOK, namespace: rekindle.name };
   const bundles = async () =>
@@ -49,8 +49,8 @@ test('certificate and trust of the webhook come back when somebody deletes them,
   await rekindle.kube.remove(SECRETS, at, signal());
   const forgotten = [{ op: 'remove', path: '/webhooks/0/clientConfig/caBundle' }];
   await rekindle.kube.patch(MUTATING_WEBHOOKS, { name: 'rekindle' }, forgotten, 'json', signal());
-  const after = await rekindle.until('the Secret', () => rekindle.kube.get(SECRETS, at, signal()));
-  await rekindle.until('the trust', async () => JSON.stringify(await bundles()) === JSON.stringify(before.bundles));
+  const after = await rekindle.until('the Secret', () => rekindle.kube.get(SECRETS, at, signal()), 120_000);
+  await rekindle.until('the trust', async () => JSON.stringify(await bundles()) === JSON.stringify(before.bundles), 120_000);
 
   expect(after.data).toEqual(before.secret?.data);
   expect(startOf(await oneMore())).toMatch(RESTORED);
@@ -58,7 +58,7 @@ test('certificate and trust of the webhook come back when somebody deletes them,
 
 test.skipIf(foreign)(
   'authority and certificate of the webhook are renewed in time, and pods are slots all the while',
-  { timeout: 300_000 },
+  { timeout: 900_000 },
   async () => {
     const read = async (name = WEBHOOK) => {
       const { data = {} } = (await rekindle.kube.get(SECRETS, { name, namespace: rekindle.name }, signal())) ?? {};
@@ -86,7 +86,7 @@ test.skipIf(foreign)(
         if ((await certificateOf(`${status?.podIP}`)) !== new X509Certificate(cert).fingerprint256) return false;
       return true;
     };
-    const WITHIN_MS = 90_000;
+    const WITHIN_MS = 150_000;
     const day = 86_400_000;
     /** As it is after 80 of a certificate's 90 days. */
     const grownOld = async (name: string) => {

@@ -140,6 +140,7 @@ describe.skipIf(reason !== undefined)(`the container runtime of a node${reason =
     const stop = new AbortController();
     // As a probe of the kubelet's would: started after, with a child.
     const late = run(['sh', '-c', `sleep ${marker} & sleep ${marker}`], 1_500);
+    late.catch(() => undefined);
     const innocent = run(['sh', '-c', `sleep ${other} & wait`], 60_000, stop.signal);
     innocent.catch(() => undefined);
     await expect.poll(() => withArgument(other), { timeout: 5_000 }).toHaveLength(1);

@@ -70,7 +70,10 @@ describe('an agent', () => {
     const before = await untilParked(space, 'notes', 3, 90_000);
     const live = await Promise.all((await space.podsOf('app=who')).map(ask));
     const awake = await invoke(space, 'notes', '/write');
-    const node = (await podNamed(space, 'notes', awake.host)).spec?.nodeName;
+    const node = await space.until('it to be told as live', async () => {
+      const pod = await podNamed(space, 'notes', awake.host);
+      return stateLabel(pod) === 'live' && pod.spec?.nodeName;
+    });
     const agent = await agentOn(node);
     await crash(agent);
     await space.until('the agent to be away', async () => !(await agents()).some(({ spec }) => spec?.nodeName === node));
@@ -186,7 +189,7 @@ describe('Redis', () => {
       expect(startOf(await oneMore())).toMatch(RESTORED);
       expect((await space.podsOf('app=notes')).map(stateLabel)).toEqual(['parked', 'parked', 'parked']);
     }
-    const woken = await space.until('an answer', () => invoke(space, 'notes'), 30_000);
+    const woken = await space.until('an answer', () => invoke(space, 'notes'), 90_000);
 
     expect(woken.start).toBe('restore');
     expect(startOf(await oneMore())).toMatch(RESTORED);
@@ -333,22 +336,25 @@ test('pods that flood agents and webhook with nonsense hurt only themselves: oth
   });
   const before = (await agents()).map(identityOf);
   const live = await Promise.all((await space.podsOf('app=who')).map(ask));
-  await space.apply(asKind('DaemonSet', flood));
-  await space.untilReady('app=hostile', 2, 60_000);
-  await delay(5_000);
+  try {
+    await space.apply(asKind('DaemonSet', flood));
+    await space.untilReady('app=hostile', 2, 60_000);
+    await delay(5_000);
 
-  const made = [await oneMore(), await oneMore()];
-  const after = (await agents()).map(identityOf);
-  const still = await Promise.all(
-    (await space.podsOf('app=who')).filter(({ metadata }) => made.every((pod) => nameOf(pod) !== metadata?.name)).map(ask),
-  );
-  const hostile = await space.podsOf('app=hostile');
-  await space.kubectl('delete', 'daemonset/hostile', '--wait=true');
+    const made = [await oneMore(), await oneMore()];
+    const after = (await agents()).map(identityOf);
+    const still = await Promise.all(
+      (await space.podsOf('app=who')).filter(({ metadata }) => made.every((pod) => nameOf(pod) !== metadata?.name)).map(ask),
+    );
+    const hostile = await space.podsOf('app=hostile');
 
-  expect(hostile.map(({ status }) => status?.containerStatuses?.[0]?.restartCount)).toEqual([0, 0]);
-  for (const pod of made) expect(startOf(pod)).toMatch(RESTORED);
-  expect(after).toEqual(before);
-  expect(still.map(({ host, born }) => [host, born])).toEqual(live.map(({ host, born }) => [host, born]));
+    expect(hostile.map(({ status }) => status?.containerStatuses?.[0]?.restartCount)).toEqual([0, 0]);
+    for (const pod of made) expect(startOf(pod)).toMatch(RESTORED);
+    expect(after).toEqual(before);
+    expect(still.map(({ host, born }) => [host, born])).toEqual(live.map(({ host, born }) => [host, born]));
+  } finally {
+    await space.kubectl('delete', 'daemonset/hostile', '--wait=true');
+  }
 });
 
 describe('a role', () => {
@@ -360,7 +366,7 @@ describe('a role', () => {
       });
     await installed();
 
-    const woken = await space.until('an answer', () => invoke(space, 'notes'), 30_000);
+    const woken = await space.until('an answer', () => invoke(space, 'notes'), 90_000);
     const made = await space.until('a restored pod', async () => [await oneMore()].find((pod) => RESTORED.test(startOf(pod))), 60_000);
 
     expect(parked.map(nameOf)).toContain(woken.host);

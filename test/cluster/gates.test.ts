@@ -26,15 +26,19 @@ describe.concurrent('the gate of a seed is opened', () => {
   test('within its deadline when its checks do not pass, and it serves', TIMEOUT, async () => {
     await space.apply(propertiesOf('never', ['cr.container.readiness=false']), aWho('never', { properties: 'never' }));
 
-    const [pod] = await space.until('the pod to be Ready', async () => {
-      const pods = await space.podsOf('app=never');
-      return pods.length === 1 && pods.every(isReady) && pods;
-    });
+    const [pod] = await space.until(
+      'the pod to be Ready',
+      async () => {
+        const pods = await space.podsOf('app=never');
+        return pods.length === 1 && pods.every(isReady) && pods;
+      },
+      120_000,
+    );
     if (pod === undefined) throw new Error('there is no pod');
 
     expect(gateOf(pod)).toMatchObject({ reason: 'DeadlinePassed', message: `its agent did not decide within ${GATE_DEADLINE_S} s` });
     expect(heldForS(pod)).toBeGreaterThan(GATE_DEADLINE_S - 3);
-    expect(heldForS(pod)).toBeLessThan(GATE_DEADLINE_S + 5);
+    expect(heldForS(pod)).toBeLessThan(GATE_DEADLINE_S + 15);
     expect((JSON.parse(await get(space, pod)) as Who).host).toBe(nameOf(pod));
   });
 
@@ -49,7 +53,7 @@ describe.concurrent('the gate of a seed is opened', () => {
     const pods = await space.untilReady('app=ring', 3);
 
     expect(event).toMatch(/no snapshot could be made: process \d+ uses io_uring/);
-    expect(heldForS(seed)).toBeLessThan(10);
+    expect(heldForS(seed)).toBeLessThan(GATE_DEADLINE_S - 10);
     for (const pod of pods) {
       expect(startOf(pod)).toMatch(/^cold: .*io_uring/);
       expect((JSON.parse(await get(space, pod)) as Who).host).toBe(nameOf(pod));

@@ -51,7 +51,7 @@ beforeAll(async () => {
 
 describe('pods of a workload that runs on demand', () => {
   test('become Ready without an application, with next to no requests, once the first of them was made the snapshot', async () => {
-    await space.kubectl('rollout', 'status', 'deployment/notes', '--timeout=60s');
+    await space.kubectl('rollout', 'status', 'deployment/notes', '--timeout=120s');
     await untilSnapshots(space, 'notes');
     const pods = await untilParked(space, 'notes', 3);
     const [fresh] = pods.filter((pod) => restartsOf(pod) === 0);
@@ -88,12 +88,12 @@ describe('pods of a workload that runs on demand', () => {
     expect(items.flatMap(({ endpoints }) => endpoints.flatMap(({ addresses }) => addresses))).toEqual([pod.status?.podIP]);
   });
 
-  test('are parked again in the same pod when nobody uses them, with the files that it had at first', { timeout: 90_000 }, async () => {
+  test('are parked again in the same pod when nobody uses them, with the files that it had at first', { timeout: 180_000 }, async () => {
     const first = await invoke(space, 'notes', '/write');
     const live = await podNamed(space, 'notes', first.host);
     const parked = await untilParked(space, 'notes', 3);
     const files = await space.kubectl('exec', first.host, '--', 'sh', '-c', 'ls -A /data; cd /tmp; ls | grep -E "note|alive"; true');
-    const noEndpoint = await curl(space, 'http://notes/').catch(String);
+    const noEndpoint = await space.until('no endpoint', () => curl(space, 'http://notes/').then(() => undefined, String));
     const next = await invoke(space, 'notes');
 
     expect(parked.map(identityOf)).toContainEqual(identityOf(live));
@@ -147,7 +147,7 @@ describe('probes', () => {
 });
 
 describe('with every pod parked', () => {
-  test('a rollout, its undo and a drain under a PodDisruptionBudget finish', { timeout: 150_000 }, async () => {
+  test('a rollout, its undo and a drain under a PodDisruptionBudget finish', { timeout: 400_000 }, async () => {
     await space.apply({
       apiVersion: 'policy/v1',
       kind: 'PodDisruptionBudget',
@@ -156,15 +156,15 @@ describe('with every pod parked', () => {
     });
     await untilParked(space, 'notes', 3);
     await space.kubectl('set', 'env', 'deployment/notes', 'COLOR=blue');
-    await space.kubectl('rollout', 'status', 'deployment/notes', '--timeout=60s');
+    await space.kubectl('rollout', 'status', 'deployment/notes', '--timeout=120s');
     const blue = await invoke(space, 'notes');
     await space.kubectl('rollout', 'undo', 'deployment/notes');
-    await space.kubectl('rollout', 'status', 'deployment/notes', '--timeout=60s');
+    await space.kubectl('rollout', 'status', 'deployment/notes', '--timeout=120s');
     const back = await invoke(space, 'notes');
     const pods = await untilParked(space, 'notes', 3);
     const node = pods[0]?.spec?.nodeName ?? '';
     try {
-      await space.kubectl('drain', node, '--pod-selector=app=notes', '--delete-emptydir-data', '--timeout=60s');
+      await space.kubectl('drain', node, '--pod-selector=app=notes', '--delete-emptydir-data', '--timeout=120s');
       const elsewhere = await untilParked(space, 'notes', 3);
 
       expect(blue.color).toBe('blue');
@@ -176,7 +176,7 @@ describe('with every pod parked', () => {
     }
   });
 
-  test('a StatefulSet scales, one pod after the other', { timeout: 90_000 }, async () => {
+  test('a StatefulSet scales, one pod after the other', { timeout: 240_000 }, async () => {
     const { spec } = parking('set', { properties: 'notes' }) as { spec: object };
     await space.apply({
       apiVersion: 'apps/v1',
@@ -186,7 +186,7 @@ describe('with every pod parked', () => {
     });
     await space.untilReady('app=set', 1);
     await space.kubectl('scale', 'statefulset/set', '--replicas=3');
-    await space.kubectl('rollout', 'status', 'statefulset/set', '--timeout=60s');
+    await space.kubectl('rollout', 'status', 'statefulset/set', '--timeout=120s');
     const pods = await untilParked(space, 'set', 3);
     await space.kubectl('scale', 'statefulset/set', '--replicas=1');
 

@@ -158,10 +158,10 @@ describe('a Deployment with a label and a ConfigMap as in the talk', () => {
   test('another environment is another snapshot, and going back finds the first again', { timeout: 240_000 }, async () => {
     await space.kubectl('scale', 'deployment/who', '--replicas=2');
     await deploy({ replicas: 2, container: { ...container, env: [{ name: 'COLOR', value: 'blue' }] } });
-    await space.kubectl('rollout', 'status', 'deployment/who', '--timeout=60s');
+    await space.kubectl('rollout', 'status', 'deployment/who', '--timeout=120s');
     const blue = await Promise.all((await space.untilReady('app=who', 2)).map(ask));
     await space.kubectl('rollout', 'undo', 'deployment/who');
-    await space.kubectl('rollout', 'status', 'deployment/who', '--timeout=60s');
+    await space.kubectl('rollout', 'status', 'deployment/who', '--timeout=120s');
     const back = await space.untilReady('app=who', 2);
 
     expect(blue.map(({ color }) => color)).toEqual(['blue', 'blue']);
@@ -174,7 +174,7 @@ describe('a Deployment with a label and a ConfigMap as in the talk', () => {
     await space.untilReady('app=who', 1);
     const rolled = async () => {
       await space.kubectl('rollout', 'restart', 'deployment/who');
-      await space.kubectl('rollout', 'status', 'deployment/who', '--timeout=60s');
+      await space.kubectl('rollout', 'status', 'deployment/who', '--timeout=120s');
       const [pod] = await space.untilReady('app=who', 1);
       return startOf(pod as V1Pod);
     };

@@ -20,10 +20,12 @@ function plugin(...args: readonly string[]) {
 test('`kubectl rekindle status` shows pods with how they started, snapshots, and each node with its agent', async () => {
   await space.apply(aDeployment({ name: 'web' }));
   const [pod] = await space.untilReady('app=web');
-  const status = await space.until('the snapshot', async () => {
+  const status = await space.until('the snapshot, of all nodes', async () => {
     const { stdout } = await plugin('status', '-n', space.name, '--json');
     const told = JSON.parse(stdout) as ClusterStatus;
-    return told.snapshots.length === 1 && told;
+    // A node that is busy has at times told nothing for some seconds.
+    const isTold = told.pools[0]?.phase === 'ready' && told.nodes.every(({ agent, told: node }) => agent === 'ready' && node !== undefined);
+    return told.snapshots.length === 1 && isTold && told;
   });
 
   const shown = await plugin('status', '-n', space.name);

@@ -146,7 +146,7 @@ describe.skipIf(reason !== undefined)(`trial containers on a node${reason === un
       (await slotOf(trial)).cold();
 
       await expect.poll(() => run(trial, 'cat /tmp/mine')).toBe('mine');
-      expect((await readFile(`/proc/${trial.pid}/cmdline`, 'utf8')).split('\0')).toContain('3600');
+      await expect.poll(async () => (await readFile(`/proc/${trial.pid}/cmdline`, 'utf8')).split('\0')).toContain('3600');
       await maker.remove(trial.uid);
     });
 

@@ -150,7 +150,9 @@ describe('left as it was, with the reason as an event on its owner, is', () => {
 });
 
 describe.skipIf(foreign)('a sidecar injector', () => {
-  test.each(['a-first', 'z-last'])('%s and the webhook leave each other what they wrote, and pods are restored', async (configuration) => {
+  test.each(['a-first', 'z-last'])('%s and the webhook leave each other what they wrote, and pods are restored', {
+    timeout: 400_000,
+  }, async (configuration) => {
     const name = `sidecar-${configuration}`;
     await using _injector = await openInjector(space.kube, { configuration, namespace: space.name, app: name });
     await space.apply(

@@ -5,7 +5,11 @@ import { startRedis } from '../fixtures/redis.ts';
 import { until } from '../fixtures/until.ts';
 import { nodeService } from '../fixtures/up.ts';
 
-const WEB = `workloads:${nodeService('web', "response.end('ok');", { policy: 'pool: { idleSeconds: 1, max: 1, parked: 1 }' })}`;
+const WEB = `workloads:${nodeService('web', "response.end('ok');", {
+  policy: 'pool: { idleSeconds: 1, max: 1, parked: 1 }',
+  // The first request is there before the seed, which the scaler starts by itself, is ready.
+  start: 'Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2000);',
+})}`;
 
 /** The URL that a role says after `words`. */
 async function urlOf(role: Running, words: string): Promise<string> {

@@ -51,7 +51,7 @@ describe.skipIf(chromiumPath === undefined)(`the page${why}`, () => {
 
   test('shows a burst going by: squares are parked, restoring, live; the plot gets dots; the result is told', async () => {
     const state = { ...emptyState(), pools: [aPool('node', { slots: slots('node', 12) })] };
-    await using gateway = await new FakeGateway({ state }).start();
+    await using gateway = await new FakeGateway({ state, restoreMs: 400 }).start();
     await using open = await OpenPage.open(browser, gateway.url);
     await open.pool('node').waitFor();
     await open.recordSlots();
@@ -69,7 +69,7 @@ describe.skipIf(chromiumPath === undefined)(`the page${why}`, () => {
 
   test('sends one burst at a time, and says what the API said when it refuses one', async () => {
     const state = { ...emptyState(), pools: [aPool('node', { slots: slots('node', 4) })] };
-    await using gateway = await new FakeGateway({ state, restoreMs: 300 }).start();
+    await using gateway = await new FakeGateway({ state, restoreMs: 1_500 }).start();
     await using open = await OpenPage.open(browser, gateway.url);
     const card = open.pool('node');
     const button = card.getByRole('button', { name: 'Burst' });

@@ -60,7 +60,7 @@ describe('a seed goes on with, and each of two clones has', () => {
   }
 });
 
-test('clones have a heap of 1 GB, every word of it', async () => {
+test('clones have a heap of 1 GB, every word of it', { timeout: 240_000 }, async () => {
   const policy = '    checkpoint: { deadlineSeconds: 180 }\n    restore: { deadlineSeconds: 60 }';
 
   const instances = await family('heap', ['heap=1024'], '', policy);

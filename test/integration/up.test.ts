@@ -6,6 +6,8 @@ import { nodeService, Up } from '../fixtures/up.ts';
 
 const HELLO = nodeService('web', "response.end(require('node:os').hostname() + ' ' + state.count++);", {
   policy: 'pool: { idleSeconds: 1, max: 4, parked: 1, targetConcurrency: 4 }',
+  // The first request is there before the seed, which the scaler starts by itself, is ready.
+  start: 'Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2000);',
 });
 const ready = (state: string) => (slots: readonly { state: string; ready: boolean }[]) =>
   slots.some((slot) => slot.state === state && slot.ready);
