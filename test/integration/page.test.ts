@@ -51,7 +51,7 @@ describe.skipIf(chromiumPath === undefined)(`the page${why}`, () => {
 
   test('shows a burst going by: squares are parked, restoring, live; the plot gets dots; the result is told', async () => {
     const state = { ...emptyState(), pools: [aPool('node', { slots: slots('node', 12) })] };
-    await using gateway = await new FakeGateway({ state, restoreMs: 400 }).start();
+    await using gateway = await new FakeGateway({ state, restoreMs: 200 }).start();
     await using open = await OpenPage.open(browser, gateway.url);
     await open.pool('node').waitFor();
     await open.recordSlots();
