@@ -534,55 +534,51 @@ function shelves(up: Up): { readonly partial: readonly string[]; readonly whole:
 
 const partials = (up: Up): string[] => shelves(up).flatMap(({ partial }) => partial);
 
-describe('a disk that is full', () => {
-  test(
-    'while a checkpoint is written, and while a pool is asked for: requests are answered, the reason is told, and room makes it well',
-    LONG,
-    async () => {
-      await using rig = new Rig();
-      const disk = await rig.startOnSmallDisk(worker('web', rig.dir));
+describe('a disk that is full', LONG, () => {
+  test('while a checkpoint is written, and while a pool is asked for: requests are answered, the reason is told, and room makes it well', async () => {
+    await using rig = new Rig();
+    const disk = await rig.startOnSmallDisk(worker('web', rig.dir));
 
-      const first = rig.burst('web');
-      await until('a checkpoint', () => partials(rig.up).length > 0, 30_000);
-      disk.fillBefore(rig.up.pid('agent'));
-      const outcomes = await first.all;
-      const from = performance.now();
-      await rig.up.slots(
-        'web',
-        'the reason',
-        (_slots, pool) => pool.phase === 'refused' && /disk is full|filled the disk/.test(pool.reason ?? ''),
-      );
-      rows.push({ fault: 'disk full', moment: 'checkpoint', outcomes, convergedMs: performance.now() - from });
-      expectSound(rig, outcomes, false);
-      const second = rig.burst('web');
-      const others = await second.all;
-      expectSound(rig, others, false);
-      expect(partials(rig.up)).toEqual([]);
-      disk.free();
-      // A failed checkpoint is not tried again for a minute, but by an agent that begins.
-      await rig.up.kill('agent');
-      await rig.up.slots('web', 'an agent', (slots) => slots.length > 0);
-      await rig.burst('web').all;
-      await rig.untilParked('web', 30_000);
+    const first = rig.burst('web');
+    await until('a checkpoint', () => partials(rig.up).length > 0, 30_000);
+    disk.fillBefore(rig.up.pid('agent'));
+    const outcomes = await first.all;
+    const from = performance.now();
+    await rig.up.slots(
+      'web',
+      'the reason',
+      (_slots, pool) => pool.phase === 'refused' && /disk is full|filled the disk/.test(pool.reason ?? ''),
+    );
+    rows.push({ fault: 'disk full', moment: 'checkpoint', outcomes, convergedMs: performance.now() - from });
+    expectSound(rig, outcomes, false);
+    const second = rig.burst('web');
+    const others = await second.all;
+    expectSound(rig, others, false);
+    expect(partials(rig.up)).toEqual([]);
+    disk.free();
+    // A failed checkpoint is not tried again for a minute, but by an agent that begins.
+    await rig.up.kill('agent');
+    await rig.up.slots('web', 'an agent', (slots) => slots.length > 0);
+    await rig.burst('web').all;
+    await rig.untilParked('web', 30_000);
 
-      disk.fill();
-      const full = await rig.burst('web').all;
-      // Parked again on a full disk, and woken again.
-      await rig.untilParked('web');
-      full.push(...(await rig.burst('web').all));
-      disk.free();
-      const freed = performance.now();
-      await rig.untilParked('web');
-      rows.push({ fault: 'disk full', moment: 'idle', outcomes: full, convergedMs: performance.now() - freed });
-      expectSound(rig, full, false);
-      expect(full.map(({ said }) => said)).toEqual(full.map(() => '200 restore'));
-      const { status, stderr } = await rig.up.end();
-      expect(status, stderr).toBe(0);
-      expect(rig.up.traces()).toEqual([]);
-    },
-  );
+    disk.fill();
+    const full = await rig.burst('web').all;
+    // Parked again on a full disk, and woken again.
+    await rig.untilParked('web');
+    full.push(...(await rig.burst('web').all));
+    disk.free();
+    const freed = performance.now();
+    await rig.untilParked('web');
+    rows.push({ fault: 'disk full', moment: 'idle', outcomes: full, convergedMs: performance.now() - freed });
+    expectSound(rig, full, false);
+    expect(full.map(({ said }) => said)).toEqual(full.map(() => '200 restore'));
+    const { status, stderr } = await rig.up.end();
+    expect(status, stderr).toBe(0);
+    expect(rig.up.traces()).toEqual([]);
+  });
 
-  test('while a snapshot is pulled: the node that has it serves, and the other pulls it once there is room', LONG, async () => {
+  test('while a snapshot is pulled: the node that has it serves, and the other pulls it once there is room', async () => {
     await using rig = new Rig();
     const disk = await rig.startOnSmallDisk(worker('web', rig.dir, ', maxConcurrency: 2'), ['--nodes', '2']);
     const agents = (await nodes(rig.up)).map(({ name }) => rig.up.pid(`agent ${name}`));
@@ -616,7 +612,7 @@ async function nodes(up: Up): Promise<ApiNode[]> {
   return JSON.parse(await (await fetch(`${up.url}/api/nodes`)).text());
 }
 
-describe('nonsense', () => {
+describe('nonsense', LONG, () => {
   const SEED = 11;
   const name = fc.oneof(fc.constantFrom(...Object.keys(JOBS), '__proto__', 'constructor', ''), fc.string({ maxLength: 30 }));
   const anything = fc.object({ maxDepth: 3, withBigInt: false, withNullPrototype: false });
@@ -655,78 +651,74 @@ describe('nonsense', () => {
     )
     .map(([begin, rest]) => begin + rest);
 
-  test(
-    '1,500 jobs, 2,500 texts of the shared view and a dozen files that are none crash nothing, and requests are answered meanwhile',
-    LONG,
-    async () => {
-      await using rig = new Rig();
-      await rig.start(worker('web', rig.dir), [], { REKINDLE_LOG: 'error' });
-      await rig.warm('web');
-      const before = PARTS.map((one) => rig.up.pid(one));
-      const socket = join(rig.up.cli.env.REKINDLE_RUN_DIR ?? '', 'redis', 'redis.sock');
-      const [node] = (await nodes(rig.up)).map((one) => one.name);
-      const client = new Redis({ path: socket, maxRetriesPerRequest: null });
-      const queue = new Queue(queueName(node ?? ''), { connection: client, prefix: QUEUE_PREFIX });
-      let over = false;
-      const asking = (async () => {
-        const all: Outcome[] = [];
-        while (!over) all.push(...(await rig.burst('web').all));
-        return all;
-      })();
+  test('1,500 jobs, 2,500 texts of the shared view and a dozen files that are none crash nothing, and requests are answered meanwhile', async () => {
+    await using rig = new Rig();
+    await rig.start(worker('web', rig.dir), [], { REKINDLE_LOG: 'error' });
+    await rig.warm('web');
+    const before = PARTS.map((one) => rig.up.pid(one));
+    const socket = join(rig.up.cli.env.REKINDLE_RUN_DIR ?? '', 'redis', 'redis.sock');
+    const [node] = (await nodes(rig.up)).map((one) => one.name);
+    const client = new Redis({ path: socket, maxRetriesPerRequest: null });
+    const queue = new Queue(queueName(node ?? ''), { connection: client, prefix: QUEUE_PREFIX });
+    let over = false;
+    const asking = (async () => {
+      const all: Outcome[] = [];
+      while (!over) all.push(...(await rig.burst('web').all));
+      return all;
+    })();
 
-      const jobs = fc.sample(fc.tuple(name, data), { numRuns: 1_500, seed: SEED });
-      for (let i = 0; i < jobs.length; i += 100)
-        await queue.addBulk(
-          jobs.slice(i, i + 100).map(([job, said]) => ({ name: job, data: said, opts: { removeOnComplete: true, removeOnFail: true } })),
-        );
-      for (const [to, said] of fc.sample(fc.tuple(part, text), { numRuns: 2_500, seed: SEED })) {
-        await client
-          .pipeline()
-          .set(`${KEYS.prefix}${to}`, said, 'PX', 5_000)
-          .zadd(KEYS.names, 2 ** 40, to)
-          .publish(KEYS.channel, `${to}\n${said}`)
-          .exec();
-      }
-      // Of another type than they should be.
-      for (const key of [
-        KEYS.names,
-        `${KEYS.prefix}scaler`,
-        `${KEYS.prefix}workloads`,
-        `${KEYS.prefix}node:${node}`,
-        `${KEYS.prefix}leader`,
-      ]) {
-        await client.del(key);
-        await client.rpush(key, 'nonsense');
-      }
-      for (const file of fc.sample(text, { numRuns: 12, seed: SEED })) {
-        writeFileSync(join(rig.up.cli.dir, 'rekindle.yaml'), file);
-        process.kill(rig.up.pid('scaler'), 'SIGHUP');
-        await delay(20);
-      }
-      over = true;
-      const outcomes = await asking;
-      const from = performance.now();
-      await until(
-        'the jobs are gone',
-        async () => (await queue.getJobCountByTypes('waiting', 'active', 'prioritized', 'delayed')) === 0,
-        CONVERGE_MS,
+    const jobs = fc.sample(fc.tuple(name, data), { numRuns: 1_500, seed: SEED });
+    for (let i = 0; i < jobs.length; i += 100)
+      await queue.addBulk(
+        jobs.slice(i, i + 100).map(([job, said]) => ({ name: job, data: said, opts: { removeOnComplete: true, removeOnFail: true } })),
       );
-      await rig.untilParked('web');
-      rows.push({ fault: 'nonsense in Redis', moment: 'requests in flight', outcomes, convergedMs: performance.now() - from });
-      await queue.close();
-      await client.quit();
+    for (const [to, said] of fc.sample(fc.tuple(part, text), { numRuns: 2_500, seed: SEED })) {
+      await client
+        .pipeline()
+        .set(`${KEYS.prefix}${to}`, said, 'PX', 5_000)
+        .zadd(KEYS.names, 2 ** 40, to)
+        .publish(KEYS.channel, `${to}\n${said}`)
+        .exec();
+    }
+    // Of another type than they should be.
+    for (const key of [
+      KEYS.names,
+      `${KEYS.prefix}scaler`,
+      `${KEYS.prefix}workloads`,
+      `${KEYS.prefix}node:${node}`,
+      `${KEYS.prefix}leader`,
+    ]) {
+      await client.del(key);
+      await client.rpush(key, 'nonsense');
+    }
+    for (const file of fc.sample(text, { numRuns: 12, seed: SEED })) {
+      writeFileSync(join(rig.up.cli.dir, 'rekindle.yaml'), file);
+      process.kill(rig.up.pid('scaler'), 'SIGHUP');
+      await delay(20);
+    }
+    over = true;
+    const outcomes = await asking;
+    const from = performance.now();
+    await until(
+      'the jobs are gone',
+      async () => (await queue.getJobCountByTypes('waiting', 'active', 'prioritized', 'delayed')) === 0,
+      CONVERGE_MS,
+    );
+    await rig.untilParked('web');
+    rows.push({ fault: 'nonsense in Redis', moment: 'requests in flight', outcomes, convergedMs: performance.now() - from });
+    await queue.close();
+    await client.quit();
 
-      expectSound(rig, outcomes, false);
-      expect(
-        outcomes.every(({ said }) => said.startsWith('200')),
-        counted(outcomes),
-      ).toBe(true);
-      expect(PARTS.map((one) => rig.up.pid(one))).toEqual(before);
-      const { status, stderr } = await rig.up.end();
-      expect(status, stderr).toBe(0);
-      expect(rig.up.traces()).toEqual([]);
-    },
-  );
+    expectSound(rig, outcomes, false);
+    expect(
+      outcomes.every(({ said }) => said.startsWith('200')),
+      counted(outcomes),
+    ).toBe(true);
+    expect(PARTS.map((one) => rig.up.pid(one))).toEqual(before);
+    const { status, stderr } = await rig.up.end();
+    expect(status, stderr).toBe(0);
+    expect(rig.up.traces()).toEqual([]);
+  });
 });
 
 const PARTS = ['agent', 'scaler', 'gateway', 'redis'];

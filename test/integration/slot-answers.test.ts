@@ -210,7 +210,7 @@ describe.skipIf(!root)('a slot with probes to answer (needs root for namespaces)
     }, 2);
 
     for (let i = 0; ended < 500; i++) {
-      await until('an answer', async () => (await get(port)) === OK, 20_000);
+      expect(await until('an answer', () => get(port), 20_000)).toBe(OK);
       await waiting.connection.prove(`there-${i}`, AbortSignal.timeout(10_000));
     }
 
