@@ -81,7 +81,7 @@ describe('an agent', () => {
     await installed();
     const same = await invoke(space, 'notes');
     await kubectl(['-n', 'rekindle', 'rollout', 'restart', 'daemonset/rekindle-agent']);
-    await kubectl(['-n', 'rekindle', 'rollout', 'status', 'daemonset/rekindle-agent', '--timeout=60s'], { timeoutMs: 70_000 });
+    await kubectl(['-n', 'rekindle', 'rollout', 'status', 'daemonset/rekindle-agent', '--timeout=60s']);
     const pods = await space.podsOf('app=who');
     const still = await Promise.all(pods.map(ask));
     const after = await untilParked(space, 'notes', 3, 90_000);
@@ -295,7 +295,7 @@ describe('the gateways', () => {
   test('of a cluster without image volumes copy the slot into pods, which are restored like others', TIMEOUT, async () => {
     const copying = async (value: string) => {
       await kubectl(['-n', 'rekindle', 'set', 'env', gateways, value]);
-      await kubectl(['-n', 'rekindle', 'rollout', 'status', gateways, '--timeout=90s'], { timeoutMs: 100_000 });
+      await kubectl(['-n', 'rekindle', 'rollout', 'status', gateways, '--timeout=90s']);
       await untilPodsOfRole('gateway', 2);
     };
     await copying('REKINDLE_SLOT_FILES=copy');
@@ -387,12 +387,7 @@ describe('agent and scaler', () => {
       Promise.all([loop(0,{host:'who',path:'/'}),loop(1,{host:'rekindle-gateway.rekindle',path:'/invoke/${space.name}/notes/'})]).then(()=>console.log(JSON.stringify({asked,failed})));`;
     await space.kubectl('exec', 'client', '--', 'rm', '-f', '/tmp/asking', '/tmp/replaced');
     const clients = kubectl(['-n', space.name, 'exec', 'client', '--', 'node', '-e', script], { timeoutMs: 150_000 });
-    await space.until('requests', () =>
-      space.kubectl('exec', 'client', '--', 'ls', '/tmp/asking').then(
-        () => true,
-        () => false,
-      ),
-    );
+    await space.until('requests', () => space.kubectl('exec', 'client', '--', 'ls', '/tmp/asking'));
 
     for (const role of ['daemonset/rekindle-agent', 'deployment/rekindle-scaler'])
       await kubectl(['-n', 'rekindle', 'rollout', 'restart', role]);
