@@ -42,6 +42,8 @@ const MAX_STALLED = 3;
 const OBEY_MS = 5_000;
 /** BullMQ waits 15 s after an error of the connection, unless told otherwise. */
 const AFTER_ERROR_MS = 200;
+/** For BullMQ to tell Redis of the last job: without Redis it would wait for that. */
+const LAST_WORD_MS = 1_000;
 /** The longest that a lost wake-up of Redis can hold up a job. */
 const LOOK_EVERY_S = 2;
 
@@ -55,6 +57,7 @@ export class JobWorker implements AsyncDisposable {
   readonly #client: RedisClient;
   readonly #worker: Worker;
   readonly #end = new AbortController();
+  readonly #running = new Set<Promise<void>>();
   #hasFailed = false;
 
   private constructor(deps: JobWorkerDeps) {
@@ -62,7 +65,7 @@ export class JobWorker implements AsyncDisposable {
     this.#log = deps.log.child({ component: 'worker', node: deps.node });
     this.#client = deps.redis.connect('patient');
     // BullMQ gives a signal only to processors that declare three parameters.
-    this.#worker = new Worker(queueName(deps.node), (job, _token, signal) => this.#run(job, signal), {
+    this.#worker = new Worker(queueName(deps.node), (job, _token, signal) => this.#count(this.#run(job, signal)), {
       connection: this.#client,
       prefix: QUEUE_PREFIX,
       autorun: false,
@@ -100,9 +103,7 @@ export class JobWorker implements AsyncDisposable {
       () => this.#end.abort(new RekindleError('agent_unavailable', `the agent of ${this.#deps.node} is ending`, { retryable: true })),
       () => undefined,
     );
-    // Jobs that do not obey are given up, so that this ends; while Redis is away, BullMQ would wait for it.
-    const late = this.#deps.clock.sleep(withinMs + OBEY_MS + 1_000, enough.signal).catch(() => undefined);
-    await Promise.race([closed, late]);
+    await Promise.race([closed, this.#untilIdle(enough.signal).catch(() => undefined)]);
     enough.abort();
     await waited;
     this.#deps.redis.disconnect(this.#client);
@@ -111,6 +112,21 @@ export class JobWorker implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close(0);
+  }
+
+  /** Ends, as each job does: those that do not obey are given up. */
+  async #untilIdle(signal: AbortSignal): Promise<void> {
+    do {
+      await Promise.allSettled(this.#running);
+      await this.#deps.clock.sleep(LAST_WORD_MS, signal);
+    } while (this.#running.size > 0);
+  }
+
+  #count(job: Promise<void>): Promise<void> {
+    this.#running.add(job);
+    const ended = () => void this.#running.delete(job);
+    job.then(ended, ended);
+    return job;
   }
 
   async #begin(): Promise<void> {

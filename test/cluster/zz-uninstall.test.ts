@@ -7,6 +7,7 @@ import { exec, mustExec } from '../../src/lib/exec.ts';
 import { START_ANNOTATION, STATE_LABEL } from '../../src/workloads/kubernetes.ts';
 import { applyManifests, foreign, installed, kubeconfig, kubectl, overlayForRedis } from './fixture/cluster.ts';
 import { aNamespace, isReady } from './fixture/namespace.ts';
+import { parkingProperties } from './fixture/parking.ts';
 import { aDeployment, PORT, talkProperties, WHO_COMMAND, type Who } from './fixture/workloads.ts';
 
 /** The last file of all: each test takes rekindle away, and it is installed again before the next and at the end. */
@@ -126,8 +127,10 @@ async function parkedPods(): Promise<readonly number[]> {
       metadata: { name: 'park' },
       spec: { selector: { app: 'park', [STATE_LABEL]: 'live' }, ports: [{ port: PORT }] },
     },
+    parkingProperties('park', 5),
     aDeployment({
       name: 'park',
+      properties: 'park',
       replicas: 2,
       command: WHO_COMMAND,
       annotations: { 'rekindle.dev/mode': 'on-demand' },

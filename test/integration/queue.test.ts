@@ -457,12 +457,26 @@ test('a worker that ends takes no more, waits for what runs, and aborts what tak
   await until('the next worker has it', () => next.begun.includes('restore.late.0'));
 });
 
-test('a worker ends although Redis is away', async () => {
+test('a worker ends although Redis is away, as soon as its jobs have', async () => {
   await using redis = await startRedis();
-  const node = startWorker(redis);
+  await using queues = await openQueues(redis);
+  const goOn = Promise.withResolvers<void>();
+  const idle = startWorker(redis, { node: 'b' });
+  const busy = startWorker(redis, { process: () => goOn.promise });
+  await queues.add('a', aRestore('x'));
+  await until('it runs', () => busy.begun.length === 1);
   await redis.kill();
+  let ended = false;
 
-  await node.worker.close(100);
+  const closed = busy.worker.close(600_000).then(() => {
+    ended = true;
+  });
+  await idle.worker.close(600_000);
+  const before = ended;
+  goOn.resolve();
+  await closed;
+
+  expect(before).toBe(false);
 });
 
 // Leadership.
