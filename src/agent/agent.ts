@@ -1,6 +1,7 @@
 import type { Mount } from '../checkpoint/mountinfo.ts';
 import { type ErrorCode, toRekindleError } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
+import { Tasks } from '../lib/tasks.ts';
 import type { View } from '../queue/truth.ts';
 import type { SlotConnection } from '../slots/slot-connection.ts';
 import type { Snapshot } from '../snapshots/shelf.ts';
@@ -61,7 +62,7 @@ export class Agent implements AsyncDisposable {
   readonly #deps: AgentDeps;
   readonly #restorer: Restorer;
   readonly #stop = new AbortController();
-  readonly #running = new Set<Promise<void>>();
+  readonly #running = new Tasks();
   readonly #proof: SlotProof;
   readonly #seeds: Seeds;
   readonly trials = new Trials();
@@ -132,14 +133,13 @@ export class Agent implements AsyncDisposable {
       connection.close();
       if (!this.#stop.signal.aborted) this.#deps.log.warn({ err: error, slot: connection.hello.uid }, 'slot could not be served');
     });
-    this.#running.add(work);
-    void work.finally(() => this.#running.delete(work));
+    void this.#running.add(work);
   };
 
   /** Stops deciding and waits for what runs: restores finish (their helpers would anyway), snapshots in the making are dropped. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stop.abort();
-    await Promise.allSettled(this.#running);
+    await this.#running.settled();
   }
 
   async #hear(connection: SlotConnection, heardAt: number): Promise<void> {

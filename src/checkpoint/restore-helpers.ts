@@ -1,5 +1,6 @@
 import { fstatSync } from 'node:fs';
 import { type Running, runDetached, startDetached, type Waiting } from '../lib/exec.ts';
+import { Tasks } from '../lib/tasks.ts';
 import { CgroupGate } from './cgroup-gate.ts';
 
 /** Room for the arguments of a restore, which take the place of this one's: see `helper spare`. */
@@ -17,7 +18,7 @@ export class RestoreHelpers implements AsyncDisposable {
   readonly #spares: number;
   readonly #gate = new CgroupGate();
   readonly #waiting: Waiting[] = [];
-  readonly #work = new Set<Promise<unknown>>();
+  readonly #work = new Tasks();
   #prepared = false;
   #refill: NodeJS.Timeout | undefined;
 
@@ -50,14 +51,13 @@ export class RestoreHelpers implements AsyncDisposable {
 
   /** What is still to be done once a restore is told: disposing waits for it. */
   afterwards(work: Promise<unknown>): void {
-    const done = work.catch(() => undefined).finally(() => this.#work.delete(done));
-    this.#work.add(done);
+    void this.#work.add(work);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#prepared = false;
     clearTimeout(this.#refill);
-    await Promise.all([...this.#work, ...this.#waiting.splice(0).map((spare) => spare.end())]);
+    await Promise.all([this.#work.settled(), ...this.#waiting.splice(0).map((spare) => spare.end())]);
   }
 
   /** Once nothing has been restored for a moment: making a process takes what a restore needs. */

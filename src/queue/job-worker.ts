@@ -3,6 +3,7 @@ import { Value } from 'typebox/value';
 import type { Clock } from '../lib/clock.ts';
 import { RekindleError, toRekindleError } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
+import { Tasks } from '../lib/tasks.ts';
 import { jobKey, QUEUE_PREFIX, queueName } from './job-queue.ts';
 import { JOBS, type Job, type JobName } from './jobs.ts';
 import { isAwayError, type RedisClient, type RedisConnections } from './redis.ts';
@@ -57,7 +58,7 @@ export class JobWorker implements AsyncDisposable {
   readonly #client: RedisClient;
   readonly #worker: Worker;
   readonly #end = new AbortController();
-  readonly #running = new Set<Promise<void>>();
+  readonly #running = new Tasks();
   #hasFailed = false;
 
   private constructor(deps: JobWorkerDeps) {
@@ -65,7 +66,7 @@ export class JobWorker implements AsyncDisposable {
     this.#log = deps.log.child({ component: 'worker', node: deps.node });
     this.#client = deps.redis.connect('patient');
     // BullMQ gives a signal only to processors that declare three parameters.
-    this.#worker = new Worker(queueName(deps.node), (job, _token, signal) => this.#count(this.#run(job, signal)), {
+    this.#worker = new Worker(queueName(deps.node), (job, _token, signal) => this.#running.add(this.#run(job, signal)), {
       connection: this.#client,
       prefix: QUEUE_PREFIX,
       autorun: false,
@@ -117,16 +118,9 @@ export class JobWorker implements AsyncDisposable {
   /** Ends, as each job does: those that do not obey are given up. */
   async #untilIdle(signal: AbortSignal): Promise<void> {
     do {
-      await Promise.allSettled(this.#running);
+      await this.#running.settled();
       await this.#deps.clock.sleep(LAST_WORD_MS, signal);
     } while (this.#running.size > 0);
-  }
-
-  #count(job: Promise<void>): Promise<void> {
-    this.#running.add(job);
-    const ended = () => void this.#running.delete(job);
-    job.then(ended, ended);
-    return job;
   }
 
   async #begin(): Promise<void> {
